@@ -1,0 +1,1 @@
+"""calico-py: a Calico-compatible routing agent for Kubernetes."""

@@ -1,0 +1,1 @@
+"""The composition root: configuration, main, health, metrics. Decides little: it connects the rooms below."""

@@ -1,0 +1,1 @@
+"""`calico-py`: one module per subcommand group. Parses arguments, calls one function, prints."""

@@ -1,0 +1,1 @@
+"""flannel's net-conf.json and node annotations, translated into the model. Pure."""
