@@ -20,6 +20,7 @@ class Kind(Generic[R]):
 
     Attributes:
         metadata_only: list and watch ask for PartialObjectMetadata; decode sees metadata alone.
+        namespace: where not empty, lists and watches are confined to that namespace.
         decode: whole object as JSON to the type; raises InvalidError naming the field.
         encode: the type to a whole object; metadata without what the server owns.
     """
@@ -32,6 +33,7 @@ class Kind(Generic[R]):
     encode: Callable[[R], dict[str, Any]]
     namespaced: bool = False
     metadata_only: bool = False
+    namespace: str = ""
 
     @property
     def api_version(self) -> str:
@@ -114,7 +116,10 @@ class RefusedError(StoreError):
 
 
 class Store(Protocol):
-    """The API server as calico-py uses it. Every call may raise any StoreError."""
+    """The API server as calico-py uses it.
+
+    Every call may raise any StoreError, and InvalidError where the codec refuses the object in the answer.
+    """
 
     async def list(self, kind: Kind[R], *, labels: str = "", fields: str = "") -> Listing[R]:
         """All objects, by label and field selectors in Kubernetes' syntax."""
