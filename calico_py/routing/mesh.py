@@ -1,0 +1,66 @@
+"""BGP as the cluster wants it: the sessions of this node and what it announces."""
+
+import hashlib
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+from calico_py.model.bgp import Advertisement, Peer
+from calico_py.model.cluster import ClusterState
+from calico_py.model.net import FAMILIES
+from calico_py.model.nodes import Node
+from calico_py.routing.holders import Holder
+from calico_py.routing.pools import Pools
+
+
+def as_number(state: ClusterState, node: Node) -> int:
+    """The node's own AS: its annotation, then BGPConfiguration node.NAME, then the default one."""
+    config = state.node_bgp.get(node.name, state.bgp)
+    return node.as_number or config.as_number
+
+
+def router_id(node: Node) -> str:
+    """The IPv4 address, or for a node without one the first four bytes of sha256 of its name (as Calico's ``hash``)."""
+    if node.ipv4 is not None:
+        return str(node.ipv4.ip)
+    return str(IPv4Address(hashlib.sha256(node.name.encode()).digest()[:4]))
+
+
+def compute_peers(state: ClusterState, me: Node) -> frozenset[Peer]:
+    """The full mesh: one session for each other node and family that both have.
+
+    Of the two sides that one waits whose peer's address is the greater as text: Calico's rule, so that a node of
+    real Calico in the mesh and ours agree.
+    """
+    if not state.bgp.mesh_enabled or me.rr_cluster_id:
+        return frozenset()
+    peers = set()
+    for node in state.nodes.values():
+        if node.name == me.name or node.rr_cluster_id:
+            continue
+        for fam in FAMILIES:
+            own, other = me.address(fam), node.address(fam)
+            if own is None or other is None:
+                continue
+            peers.add(
+                Peer(
+                    name="Mesh_" + str(other.ip).replace(".", "_").replace(":", "_"),
+                    address=other.ip,
+                    local_address=own.ip,
+                    local_as=as_number(state, me),
+                    peer_as=as_number(state, node),
+                    router_id=router_id(me),
+                    port=state.bgp.listen_port,
+                    passive=str(other.ip) > str(own.ip),
+                )
+            )
+    return frozenset(peers)
+
+
+def compute_advertisements(holders: Iterable[Holder], pools: Pools, me: Node) -> frozenset[Advertisement]:
+    """The prefixes that this node holds, in every mode, except of pools that forbid export."""
+    out = set()
+    for holder in holders:
+        pool = pools.find(holder.prefix)
+        if holder.node == me.name and not (pool is not None and pool.disable_bgp_export):
+            out.add(Advertisement(holder.prefix))
+    return frozenset(out)

@@ -1,0 +1,136 @@
+"""plan: the choice among candidates, the resolution of gateways, what may be swept."""
+
+import ipaddress
+from collections.abc import Sequence
+
+import pytest
+
+from calico_py.dataplane.plan import plan_routes, sweep_rule
+from calico_py.model.bgp import LearnedRoutes, Peer
+from calico_py.model.intent import PROTO_API, PROTO_BGP, Candidate, Destination, Intent, RouteClass, RouteIntent
+from calico_py.model.kernel import Link, NextHop, Route, RouteKey, RouteType
+from calico_py.model.net import Network
+
+NET = ipaddress.ip_network
+IP = ipaddress.ip_address
+BLOCK = NET("10.244.2.0/26")
+ETH0, TUNL0 = 2, 5
+LINKS = [Link("eth0", ETH0, up=True, running=True), Link("tunl0", TUNL0, kind="tun", up=True)]
+CONNECTED = Route(NET("192.168.1.0/24"), next_hops=(NextHop(ETH0),), protocol=2, link_scope=True)
+DEFAULT = Route(NET("0.0.0.0/0"), next_hops=(NextHop(ETH0, IP("192.168.1.1")),), protocol=3)
+UNDERLAY = [CONNECTED, DEFAULT]
+NEAR, FAR = IP("192.168.1.12"), IP("192.168.2.13")
+
+
+def route(gateway: object, ifindex: int, protocol: int, *, onlink: bool = False) -> Route:
+    return Route(BLOCK, next_hops=(NextHop(ifindex, IP(str(gateway)), onlink),), protocol=protocol)
+
+
+def way(route_class: RouteClass, via: object = NEAR, *, fresh: bool = True) -> Candidate:
+    device = "tunl0" if route_class == RouteClass.TUNNEL else ""
+    hops = () if route_class == RouteClass.BLACKHOLE else (IP(str(via)),)
+    return Candidate(RouteIntent(BLOCK, route_class, hops, device), fresh=fresh)
+
+
+def plan(
+    candidates: Sequence[Candidate], *installed: Route, links: Sequence[Link] = LINKS, waiting: str = ""
+) -> tuple[Route | None, str]:
+    intent = Intent(destinations={BLOCK: Destination(BLOCK, tuple(candidates), waiting)})
+    out = plan_routes(intent, links, [*UNDERLAY, *installed])
+    return out.desired.get(RouteKey(254, BLOCK, 0)), out.waiting.get(BLOCK, "")
+
+
+def test_tunnel_route_is_onlink_through_the_device() -> None:
+    assert plan([way(RouteClass.TUNNEL)]) == (route(NEAR, TUNL0, PROTO_API, onlink=True), "")
+
+
+def test_direct_and_learned_routes_differ_in_protocol_alone() -> None:
+    assert plan([way(RouteClass.DIRECT)]) == (route(NEAR, ETH0, PROTO_API), "")
+    assert plan([way(RouteClass.BGP)]) == (route(NEAR, ETH0, PROTO_BGP), "")
+
+
+def test_a_learned_next_hop_is_resolved_through_the_underlay() -> None:
+    assert plan([way(RouteClass.BGP, FAR)]) == (route("192.168.1.1", ETH0, PROTO_BGP), "")
+
+
+def test_a_direct_route_needs_a_connected_network() -> None:
+    found, why = plan([way(RouteClass.DIRECT, FAR)])
+    assert found is None
+    assert "through the router 192.168.1.1" in why
+
+
+def test_blackhole() -> None:
+    expected = Route(BLOCK, type=RouteType.BLACKHOLE, protocol=PROTO_API)
+    assert plan([way(RouteClass.BLACKHOLE)]) == (expected, "")
+
+
+def test_ipv6_has_metric_1024() -> None:
+    block: Network = NET("fd10::40/122")
+    connected = Route(NET("fd00::/64"), next_hops=(NextHop(ETH0),), protocol=2, metric=256)
+    hole = RouteIntent(block, RouteClass.DIRECT, (IP("fd00::12"),))
+    intent = Intent(destinations={block: Destination(block, (Candidate(hole),))})
+    (found,) = plan_routes(intent, LINKS, [connected]).desired.values()
+    assert found == Route(block, next_hops=(NextHop(ETH0, IP("fd00::12")),), protocol=PROTO_API, metric=1024)
+
+
+def test_the_way_that_the_kernel_has_is_kept_while_the_better_one_is_missing() -> None:
+    candidates = [way(RouteClass.TUNNEL, fresh=False), way(RouteClass.DIRECT, fresh=False)]
+    tunnel = route(NEAR, TUNL0, PROTO_API, onlink=True)
+    direct = route(NEAR, ETH0, PROTO_API)
+    assert plan(candidates, tunnel, waiting="waiting for BGP") == (tunnel, "waiting for BGP")
+    assert plan(candidates, direct, waiting="waiting for BGP") == (direct, "waiting for BGP")
+
+
+def test_a_fresh_node_installs_none_of_them() -> None:
+    assert plan([way(RouteClass.TUNNEL, fresh=False)], waiting="waiting for BGP") == (None, "waiting for BGP")
+
+
+def test_a_withdrawn_path_is_not_kept_as_if_the_api_had_asked_for_it() -> None:
+    candidates = [way(RouteClass.TUNNEL, fresh=False), way(RouteClass.DIRECT, fresh=False)]
+    assert plan(candidates, route(NEAR, ETH0, PROTO_BGP))[0] is None
+
+
+def test_a_kept_route_must_still_lead_to_the_same_node() -> None:
+    moved = [way(RouteClass.TUNNEL, "192.168.1.99", fresh=False)]
+    assert plan(moved, route(NEAR, TUNL0, PROTO_API, onlink=True))[0] is None
+
+
+@pytest.mark.parametrize("links", [LINKS[:1], [LINKS[0], Link("tunl0", TUNL0, kind="tun", up=False)]])
+def test_without_its_device_a_tunnel_route_waits_and_what_is_installed_stays(links: list[Link]) -> None:
+    direct = route(NEAR, ETH0, PROTO_BGP)
+    found, why = plan([way(RouteClass.TUNNEL), way(RouteClass.BGP, fresh=False)], direct, links=links)
+    assert found == direct
+    assert "tunl0" in why
+
+
+def test_our_own_routes_are_no_underlay() -> None:
+    """A learned route that covers a node's address must not resolve that node's gateway."""
+    covering = Route(NET("192.168.2.0/24"), next_hops=(NextHop(TUNL0, NEAR, onlink=True),), protocol=PROTO_BGP)
+    out = plan_routes(
+        Intent(destinations={BLOCK: Destination(BLOCK, (way(RouteClass.BGP, FAR),))}), LINKS, [*UNDERLAY, covering]
+    )
+    assert out.desired[RouteKey(254, BLOCK, 0)] == route("192.168.1.1", ETH0, PROTO_BGP)
+
+
+def test_equal_cost_paths_make_one_route_with_sorted_hops() -> None:
+    both = RouteIntent(BLOCK, RouteClass.BGP, (IP("192.168.1.14"), NEAR))
+    intent = Intent(destinations={BLOCK: Destination(BLOCK, (Candidate(both),))})
+    (found,) = plan_routes(intent, LINKS, UNDERLAY).desired.values()
+    assert found.next_hops == (NextHop(ETH0, NEAR), NextHop(ETH0, IP("192.168.1.14")))
+
+
+def peers(*addresses: object) -> Intent:
+    own = IP("192.168.1.11")
+    return Intent(peers=frozenset(Peer(str(a), IP(str(a)), own, 64512, 64512, str(own)) for a in addresses))
+
+
+def test_what_may_be_swept() -> None:
+    api, near = route(NEAR, ETH0, PROTO_API), route(NEAR, ETH0, PROTO_BGP)
+    through_router = route("192.168.1.1", ETH0, PROTO_BGP)
+    none = sweep_rule(peers(NEAR, FAR), LearnedRoutes())
+    assert [none(r) for r in (api, near, through_router)] == [True, False, False]
+    one = sweep_rule(peers(NEAR, FAR), LearnedRoutes(in_sync=frozenset({NEAR})))
+    assert [one(r) for r in (api, near, through_router)] == [True, True, False]
+    all_ = sweep_rule(peers(NEAR, FAR), LearnedRoutes(in_sync=frozenset({NEAR, FAR})))
+    assert [all_(r) for r in (api, near, through_router)] == [True, True, True]
+    assert sweep_rule(peers(), LearnedRoutes())(through_router)
