@@ -1,9 +1,17 @@
-"""Fixtures for every folder."""
+"""Fixtures for every folder, and what a run says of itself at its end."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
+import hypothesis
 import pytest
+
+CI = os.environ.get("CI") == "true"
+
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.load_profile("ci" if CI else "dev")
 
 
 @pytest.fixture
@@ -19,3 +27,27 @@ def benchmark_seconds() -> Callable[[Callable[[], object]], float]:
         return best
 
     return measure
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI a skip is a failure: a gap must not look green."""
+    report = yield
+    if CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which counts as a failure under CI: {report.longrepr}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests there were and how many ran."""
+    ran = sum(len(terminalreporter.getreports(outcome)) for outcome in ("passed", "failed", "xfailed", "xpassed"))
+    collected = terminalreporter._numcollected - len(terminalreporter.getreports("deselected"))
+    terminalreporter.write_line(f"collected {collected} tests, ran {ran}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Benchmarks are named bench_*.py and never collected by default; root tests need root."""
+    for item in items:
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root: it makes network namespaces"))

@@ -1,0 +1,67 @@
+# `make` prints the targets. demo and test need root: they make network namespaces, and install what is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest
+
+DEMO_PACKAGES := python3-venv iproute2 nftables tcpdump iputils-ping util-linux
+TEST_PACKAGES := $(DEMO_PACKAGES) bird2 busybox-static conntrack cpio etcd-server iperf3 kmod procps qemu-system-x86
+
+.PHONY: help demo test check bench docs clean packages-demo packages-test venv
+
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: packages-demo venv ## a cluster on this machine: pods over IPIP, then BGP, without a lost packet (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/calico-py lab demo
+
+test: packages-test venv ## every test, with real kernels, API servers and BGP peers (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) $(ARGS)
+
+check: venv ## format, lint, types, import contracts, unit tests; no root, under a minute
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(PYTEST) -q -m "not root" tests/unit tests/property tests/routing
+
+bench: packages-test venv ## the benchmarks of docs/benchmarks.md (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -m bench -o python_files='bench_*.py' -s tests
+
+docs: venv ## write the generated parts of docs/
+	@$(BIN)/python -m calico_py.agent.config_docs > docs/configuration.md
+
+clean: ## remove what these targets made in this checkout
+	@rm -rf $(VENV) build calico_py.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find calico_py tests -name __pycache__ -type d -exec rm -rf {} +
+
+# Install Debian packages that are missing. RUNLEVEL=1 keeps a freshly installed daemon (bird, etcd) from starting.
+define install
+	@missing=""; for p in $(1); do \
+	  [ "$$(dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null || true)" = installed ] || missing="$$missing $$p"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing Debian packages:$$missing"; \
+	  apt-get update -qq; \
+	  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+endef
+
+packages-demo:
+	$(call install,$(DEMO_PACKAGES))
+
+packages-test:
+	$(call install,$(TEST_PACKAGES))
+
+venv: $(VENV)/.stamp
+
+$(VENV)/.stamp: setup.cfg pyproject.toml
+	@echo "making a virtual environment in $(VENV), with packages from PyPI"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
