@@ -75,7 +75,10 @@ class KubeStore:
     async def watch(
         self, kind: Kind[R], *, resource_version: str, labels: str = "", fields: str = ""
     ) -> AsyncGenerator[WatchEvent[R]]:
-        """Events after that version, until the server ends the watch or the connection breaks."""
+        """Events after that version, until the server ends the watch or the connection breaks.
+
+        The first is a bookmark of that version: the server has accepted the watch.
+        """
         what = f"watch {kind.plural}"
         query = _selectors(labels, fields) | {
             "watch": "true",
@@ -83,11 +86,10 @@ class KubeStore:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311 - spreads load, no secret
         }
-        lines = self._transport.lines(
-            Request("GET", _path(kind, kind.namespace), what, query=query, accept=_accept(kind))
-        )
-        async with contextlib.aclosing(lines) as stream:
-            async for line in stream:
+        request = Request("GET", _path(kind, kind.namespace), what, query=query, accept=_accept(kind))
+        async with self._transport.stream(request) as lines:
+            yield WatchEvent(EventType.BOOKMARK, "", "", resource_version)
+            async for line in lines:
                 event = _event(kind, line, what)
                 if event is not None:
                     yield event

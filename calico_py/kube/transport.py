@@ -10,7 +10,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,22 +162,30 @@ class Transport:
             raise to_error(response.status, answer, request.what)
         return answer
 
-    async def lines(self, request: Request) -> AsyncGenerator[dict[str, Any]]:
-        """The JSON lines of a watch, until the server ends it.
+    @contextlib.asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[AsyncGenerator[dict[str, Any]]]:
+        """The JSON lines of a watch that has begun, until the server ends it.
 
         Raises:
-            StoreError: the watch did not begin, or its connection broke or fell silent.
+            StoreError: the watch did not begin, or (from the lines) its connection broke or fell silent.
         """
         with self._unavailable(request.what):
             response = await self._send(request, _WATCH_TIMEOUT)
-            async with response:
-                if response.status >= 300:
-                    raise to_error(response.status, _parse(await response.read()), request.what)
-                _keep_alive(response)
-                async for line in response.content:
-                    if not line.endswith(b"\n"):
-                        raise UnavailableError(f"{request.what}: the connection broke amid an event")
-                    yield _parse(line)
+        async with response:
+            if response.status >= 300:
+                with self._unavailable(request.what):
+                    raw = await response.read()
+                raise to_error(response.status, _parse(raw), request.what)
+            _keep_alive(response)
+            async with contextlib.aclosing(self._lines(request, response)) as lines:
+                yield lines
+
+    async def _lines(self, request: Request, response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any]]:
+        with self._unavailable(request.what):
+            async for line in response.content:
+                if not line.endswith(b"\n"):
+                    raise UnavailableError(f"{request.what}: the connection broke amid an event")
+                yield _parse(line)
 
     async def _send(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         response = await self._once(request, limits)
