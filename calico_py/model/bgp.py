@@ -61,6 +61,7 @@ class Peer:
         hold_time: seconds.
         restart_time: graceful restart (RFC 4724), seconds; 0 turns the capability off.
         passive: wait for the other side to connect.
+        listen_port: where this side listens for the peer (BGPConfiguration listenPort).
         password: TCP MD5 (RFC 2385) or empty.
     """
 
@@ -75,6 +76,7 @@ class Peer:
     restart_time: int = 120
     passive: bool = False
     password: str = field(default="", repr=False)
+    listen_port: int = DEFAULT_PORT
 
 
 @dataclass(frozen=True, slots=True)

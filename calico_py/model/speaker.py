@@ -14,7 +14,9 @@ class SessionChanged:
 
     Attributes:
         restart_time: graceful restart time that the peer asked for in its OPEN, seconds; 0 without the capability.
-        reason: why it went down, in the speaker's words; hold_time: negotiated, seconds.
+        reason: why it is not up and what to do, in a sentence; hold_time: negotiated, seconds.
+        forwarding: the peer says that it went on forwarding meanwhile (RFC 4724 3, the F bit).
+        age: how long ago this happened, seconds; not 0 in a replay only.
     """
 
     peer: Address
@@ -22,6 +24,8 @@ class SessionChanged:
     reason: str = ""
     hold_time: int = 0
     restart_time: int = 0
+    forwarding: bool = False
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
