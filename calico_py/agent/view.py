@@ -1,0 +1,122 @@
+"""ClusterView: the reflectors of one agent, joined to a ClusterState.
+
+What is watched does not grow with the pods of other nodes: affinities change with claims, and of the blocks only
+this node's own and those that lend an address are watched.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from calico_py.kube.reflector import Reflector
+from calico_py.model.bgp import BGPConfiguration, FelixConfiguration
+from calico_py.model.blocks import IPAMConfiguration
+from calico_py.model.cluster import ClusterState
+from calico_py.model.intent import Problem
+from calico_py.model.kinds import (
+    BGP_CONFIGURATIONS,
+    BLOCK_AFFINITIES,
+    FELIX_CONFIGURATIONS,
+    IP_POOLS,
+    IPAM_BLOCKS,
+    IPAM_CONFIGURATIONS,
+    NODES,
+)
+from calico_py.model.meta import Meta
+from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.store import Store
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One reflector's condition, for status and readiness.
+
+    Attributes:
+        error: why it is not in sync, or why it may be out of date; empty if all is well.
+    """
+
+    plural: str
+    in_sync: bool
+    objects: int
+    error: str
+
+
+class ClusterView:
+    """All that this agent watches.
+
+    Args:
+        node: name of this node.
+        on_change: called when anything changed; must not block.
+    """
+
+    def __init__(self, store: Store, node: str, on_change: Callable[[], None]) -> None:
+        self.nodes = Reflector(store, NODES, on_change)
+        self.pools = Reflector(store, IP_POOLS, on_change)
+        self.affinities = Reflector(store, BLOCK_AFFINITIES, on_change)
+        self.own_blocks = Reflector(store, IPAM_BLOCKS, on_change, fields=f"spec.affinity=host:{node}")
+        self.lending_blocks = Reflector(store, IPAM_BLOCKS, on_change, labels=f"{LABEL_BORROWED}=true")
+        self.bgp = Reflector(store, BGP_CONFIGURATIONS, on_change)
+        self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change)
+        self.ipam = Reflector(store, IPAM_CONFIGURATIONS, on_change)
+
+    def reflectors(self) -> tuple[Reflector, ...]:  # type: ignore[type-arg]  # of different kinds
+        """Each of them."""
+        return (
+            self.nodes,
+            self.pools,
+            self.affinities,
+            self.own_blocks,
+            self.lending_blocks,
+            self.bgp,
+            self.felix,
+            self.ipam,
+        )
+
+    async def run(self) -> None:
+        """Keep all current, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self.reflectors():
+                tasks.create_task(reflector.run(), name=f"reflector {reflector.kind.plural}")
+
+    async def wait_in_sync(self) -> None:
+        """Return once every kind has been listed."""
+        for reflector in self.reflectors():
+            await reflector.wait_in_sync()
+
+    @property
+    def in_sync(self) -> bool:
+        """API in-sync: each kind has been listed once since the process began."""
+        return all(reflector.in_sync for reflector in self.reflectors())
+
+    def watched(self) -> Iterator[Watched]:
+        """The condition of each reflector."""
+        for reflector in self.reflectors():
+            yield Watched(reflector.kind.plural, reflector.in_sync, len(reflector.objects), reflector.last_error)
+
+    def state(self) -> ClusterState:
+        """The cluster as it is now. The value is meant for one computation, not to be kept."""
+        blocks = {**self.lending_blocks.objects, **self.own_blocks.objects}
+        configs = self.bgp.objects
+        return ClusterState(
+            nodes=self.nodes.objects,
+            pools=self.pools.objects,
+            affinities=self.affinities.objects,
+            blocks={block.cidr: block for block in blocks.values()},
+            bgp=configs.get(DEFAULT) or BGPConfiguration(Meta(DEFAULT)),
+            node_bgp={name.removeprefix("node."): c for name, c in configs.items() if name.startswith("node.")},
+            felix=self.felix.objects.get(DEFAULT) or FelixConfiguration(Meta(DEFAULT)),
+        )
+
+    def ipam_configuration(self) -> IPAMConfiguration:
+        """Cluster-wide rules of allocation."""
+        return self.ipam.objects.get(DEFAULT) or IPAMConfiguration(Meta(DEFAULT))
+
+    def problems(self) -> tuple[Problem, ...]:
+        """The objects that the server holds and that cannot be used."""
+        return tuple(
+            Problem(reflector.kind.kind, name, "Invalid", f"{reflector.kind.kind} {name} is not used: {error}")
+            for reflector in self.reflectors()
+            for name, error in sorted(reflector.invalid.items())
+        )
