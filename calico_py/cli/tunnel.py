@@ -1,0 +1,32 @@
+"""`calico-py tunnel`: the userspace tunnel engine of a node whose kernel has no ipip."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from calico_py.dataplane.tunnel.engine import Engine
+from calico_py.dataplane.tunnel.tun import TunnelError
+from calico_py.model.names import IPIP_DEVICE
+
+
+@click.command()
+@click.option("--device", default=IPIP_DEVICE, show_default=True, help="TUN device that the agent made.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("/run/calico-py/tunnel.json"),
+    show_default=True,
+    help="File that gets the counters every few seconds.",
+)
+def command(device: str, report: Path) -> None:
+    """Carry the packets of a TUN device between nodes.
+
+    Waits for the device, reads the kernel's routes of it, and encapsulates as the device's ifalias says. SIGTERM
+    ends it and leaves device and routes; SIGUSR1 logs the counters.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        Engine(device, report=report).run()
+    except TunnelError as error:
+        raise click.ClickException(str(error)) from None
