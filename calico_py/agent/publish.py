@@ -1,0 +1,83 @@
+"""NodePublisher: what this node tells the others, kept true in its Node object by merge patches.
+
+Only the keys that calico-py owns are ever sent; a key without a value is removed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from calico_py.kube.backoff import Backoff
+from calico_py.model.kinds import NODES
+from calico_py.model.nodes import Node
+from calico_py.model.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+
+class NodePublisher:
+    """Keeps annotations and labels of one Node as they should be.
+
+    Args:
+        observed: the Node as the reflector has it, None where there is none.
+
+    Attributes:
+        last_error: why the Node is not as it should be, as a sentence; empty if it is.
+    """
+
+    def __init__(self, store: Store, node: str, observed: Callable[[], Node | None]) -> None:
+        self.last_error = ""
+        self._store = store
+        self._node = node
+        self._observed = observed
+        self._annotations: dict[str, str | None] = {}
+        self._labels: dict[str, str | None] = {}
+        self._dirty = asyncio.Event()
+
+    def set(
+        self, *, annotations: Mapping[str, str | None] | None = None, labels: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Values to have, None for a key that must be absent; keys not named stay as last set."""
+        self._annotations.update(annotations or {})
+        self._labels.update(labels or {})
+        if self._difference():
+            self._dirty.set()
+
+    def refresh(self) -> None:
+        """The observed Node changed: someone may have removed what is ours."""
+        if self._difference():
+            self._dirty.set()
+
+    async def run(self) -> None:
+        """Patch whenever something differs, for ever."""
+        backoff = Backoff()
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            difference = self._difference()
+            if not difference:
+                continue
+            try:
+                await self._store.patch(NODES, self._node, {"metadata": difference})
+            except StoreError as error:
+                self.last_error = f"Node {self._node}: its annotations could not be written: {error}"
+                log.warning("%s", self.last_error)
+                await asyncio.sleep(backoff.wait())
+                self._dirty.set()
+            else:
+                self.last_error = ""
+                backoff.reset()
+
+    def _difference(self) -> dict[str, dict[str, str | None]]:
+        node = self._observed()
+        if node is None:
+            return {}
+        found = {
+            "annotations": _missing(self._annotations, node.meta.annotations),
+            "labels": _missing(self._labels, node.meta.labels),
+        }
+        return {key: value for key, value in found.items() if value}
+
+
+def _missing(desired: Mapping[str, str | None], actual: Mapping[str, str]) -> dict[str, str | None]:
+    return {key: value for key, value in desired.items() if actual.get(key) != value}
