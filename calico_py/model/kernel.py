@@ -44,11 +44,14 @@ class Addr:
 
     Attributes:
         link_scope: scope link (RT_SCOPE_LINK) rather than global.
+        label: IFA_LABEL of an IPv4 address where it is more than the device's name: ``DEVICE:WORD``, 15 characters
+            at most. The owner's mark on an address.
     """
 
     ifindex: int
     interface: Interface
     link_scope: bool = False
+    label: str = ""
 
 
 class RouteType(StrEnum):
