@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from calico_py.dataplane import nlmsg
 from calico_py.model.kernel import METRIC_IPV6, NextHop, Route, RouteType
-from calico_py.model.net import Address, Family, Network
+from calico_py.model.net import Address, Network
 
 RTM_NEWROUTE = 24
 RTM_DELROUTE = 25
@@ -69,9 +69,9 @@ def pack_delete(route: Route, seq: int, flags: int) -> bytes:
     return nlmsg.pack_message(RTM_DELROUTE, flags | nlmsg.NLM_F_REQUEST, seq, _pack_body(route))
 
 
-def pack_dump(family: Family, seq: int) -> bytes:
-    """RTM_GETROUTE of all routes of a family, in every table."""
-    body = _RTMSG.pack(AF_INET if family == 4 else AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
+def pack_dump(seq: int) -> bytes:
+    """RTM_GETROUTE of all routes of all families in every table."""
+    body = bytes(_RTMSG.size)
     return nlmsg.pack_message(RTM_GETROUTE, nlmsg.NLM_F_REQUEST | nlmsg.NLM_F_DUMP, seq, body)
 
 

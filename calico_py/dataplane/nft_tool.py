@@ -1,0 +1,95 @@
+"""nftables by its own tool, nft(8): one process for each question or transaction.
+
+What the rules are is nft.py's.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+
+from calico_py.model.kernel import NftTable
+
+OURS = "calico-py"  # tables of this name, and of names that begin with it and a hyphen, carry a digest
+_COMMENT = re.compile(r'^\tcomment "calico-py ([0-9a-f]+)"$', re.MULTILINE)
+
+
+class NftError(Exception):
+    """nft refused; the text is its own."""
+
+
+class NftMissingError(NftError):
+    """There is no program nft in PATH."""
+
+
+async def list_tables() -> list[NftTable]:
+    """All tables; the digest of those that are ours.
+
+    nft 1.0 leaves a table's comment out of its JSON, so that is read from the text.
+
+    Raises:
+        NftError: nft is missing or failed.
+    """
+    answer = json.loads(await _run("-j", "list", "tables"))
+    tables = []
+    for entry in answer["nftables"]:
+        if "table" not in entry:
+            continue
+        family, name = entry["table"]["family"], entry["table"]["name"]
+        digest = await _read_digest(family, name) if name == OURS or name.startswith(f"{OURS}-") else ""
+        tables.append(NftTable(family, name, digest=digest))
+    return tables
+
+
+async def _read_digest(family: str, name: str) -> str:
+    try:
+        text = await _run("--terse", "list", "table", family, name)
+    except NftMissingError:
+        raise
+    except NftError:
+        return ""  # it went away in between
+    found = _COMMENT.search(text)
+    return found.group(1) if found else ""
+
+
+async def put_table(table: NftTable) -> None:
+    """Make the table, or replace all that is in it, in one transaction.
+
+    Raises:
+        NftError: nft is missing or refused.
+    """
+    head = f"table {table.family} {table.name}"
+    comment = f'\tcomment "calico-py {table.digest}"\n' if table.digest else ""
+    await _run("-f", "-", text=f"{head}\ndelete {head}\n{head} {{\n{comment}{table.rules}\n}}\n")
+
+
+async def delete_table(table: NftTable) -> None:
+    """Remove the table; that there is none is success.
+
+    Raises:
+        NftError: nft is missing or refused.
+    """
+    head = f"table {table.family} {table.name}"
+    await _run("-f", "-", text=f"{head}\ndelete {head}\n")
+
+
+async def _run(*arguments: str, text: str = "") -> str:
+    command: Sequence[str] = ("nft", *arguments)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError:
+        raise NftMissingError("the program nft is not in PATH: install the package nftables") from None
+    try:
+        out, err = await process.communicate(text.encode())
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise NftError(" ".join(err.decode(errors="replace").split()))
+    return out.decode()
