@@ -1,9 +1,20 @@
 """The seam to a pod's namespace: PodWiring, which dataplane implements and agent hands to cni."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 from typing import Protocol
 
-from calico_py.model.net import Interface
+from calico_py.model.net import Address, Family, Interface
+
+HOST_MAC = "ee:ee:ee:ee:ee:ee"
+"""Of the host's end of every pod's device, as Calico's."""
+
+GATEWAYS: Mapping[Family, Address] = MappingProxyType(
+    {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::ecee:eeff:feee:eeee")}
+)
+"""What a pod's default routes point to; the second is HOST_MAC's link-local address (RFC 4291, appendix A)."""
 
 
 @dataclass(frozen=True, slots=True)
