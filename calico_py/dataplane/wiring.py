@@ -1,0 +1,225 @@
+"""PodWiring by hand-packed netlink: a veth pair per pod, Calico's way (docs/cni.md).
+
+The host's end is recognised after a restart by its alias, ``calico-py pod CONTAINER_ID``. An end that dies is renamed
+to ``calidel`` and its ifindex in hexadecimal and put into the link group DYING, since the kernel takes 15 to 35 ms to
+remove a veth, whether one or fifty: `run` removes the whole group at once, behind the answers.
+
+Everything but that removal is a handful of synchronous calls, so that no other task ever sees an interface half made.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from calico_py.dataplane import nlmsg, object_codec, rtnl_socket, wiring_check
+from calico_py.dataplane import wiring_codec as codec
+from calico_py.dataplane.netns import inside
+from calico_py.dataplane.transact import Outcome, dump, transact
+from calico_py.dataplane.wiring_codec import End
+from calico_py.dataplane.wiring_plan import ALIAS, HOST_IPV6, host_end, pod_end
+from calico_py.model.kernel import Link
+from calico_py.model.wiring import HOST_MAC, PodLink, WiredInterface, WiringError
+
+DYING = 0x63707964  # a link group: "cpyd"
+DYING_PREFIX = "calidel"
+
+_FLUSH_DELAY = 0.05  # seconds: pods die in crowds
+_FLUSH_RETRY = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A device of the host as a reply has it; peer: ifindex of a veth's other end."""
+
+    link: Link
+    peer: int
+
+
+class NetlinkPodWiring:
+    """PodWiring in the network namespace in which the object is made.
+
+    Args:
+        proc_sys: /proc/sys, or where the host's is mounted; written for IPv6 alone.
+    """
+
+    def __init__(self, *, proc_sys: Path = Path("/proc/sys")) -> None:
+        self._proc_sys = proc_sys
+        self._host = rtnl_socket.open_socket()
+        self._dying = asyncio.Event()
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._host.close()
+
+    async def run(self) -> None:
+        """Remove what unwire left, for ever; begins with what an earlier run left."""
+        while True:
+            try:
+                await self.drain()
+            except OSError as error:
+                _log.warning("cannot remove devices of pods that are gone, trying again: %s", error)
+                await asyncio.sleep(_FLUSH_RETRY)
+                continue
+            await self._dying.wait()
+            await asyncio.sleep(_FLUSH_DELAY)
+
+    async def drain(self) -> None:
+        """Remove all dying devices now.
+
+        The one call that blocks for long has a thread of its own, so that the loop goes on.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        self._dying.clear()
+        with rtnl_socket.open_socket() as sock:
+            outcome = await asyncio.to_thread(transact, sock, [partial(codec.pack_delete_group, DYING)])
+        if outcome.errno(0) not in (0, errno.ENODEV):
+            raise OSError(outcome.errno(0), outcome.refused[0].reason)
+
+    async def wire(self, link: PodLink, netns: int) -> tuple[WiredInterface, WiredInterface]:
+        """See PodWiring."""
+        mac = link.mac or _random_mac()
+        with self._pod_socket(link, netns) as pod:
+            made = self._create(link, mac, netns)
+            try:
+                if _has_ipv6(link):
+                    self._set_host_ipv6(link)
+                _require(transact(self._host, host_end(link, made.link.ifindex)), f"device {link.host_ifname}")
+                _require(transact(pod, pod_end(link, made.peer)), f"device {link.ifname} of {_whose(link)}")
+            except BaseException:
+                self._bury(made.link.ifindex)
+                raise
+        return (
+            WiredInterface(link.host_ifname, HOST_MAC, link.mtu, in_pod=False),
+            WiredInterface(link.ifname, mac, link.mtu, in_pod=True),
+        )
+
+    async def unwire(self, host_ifname: str, container_id: str) -> None:
+        """See PodWiring."""
+        found = self._find(host_ifname)
+        if found is not None and found.link.alias == ALIAS + container_id:
+            self._bury(found.link.ifindex)
+
+    async def check(self, link: PodLink, netns: int) -> list[str]:
+        """See PodWiring."""
+        with self._pod_socket(link, netns, prepare=False) as pod:
+            return wiring_check.check(link, self._host, pod)
+
+    async def list_containers(self) -> dict[str, str]:
+        """See PodWiring."""
+        parsed = (object_codec.parse_link(body) for body in dump(self._host, object_codec.pack_link_dump))
+        links = [each.link for each in parsed if each is not None]
+        return {each.alias.removeprefix(ALIAS): each.name for each in links if each.alias.startswith(ALIAS)}
+
+    @contextmanager
+    def _pod_socket(self, link: PodLink, netns: int, *, prepare: bool = True) -> Iterator[socket.socket]:
+        try:
+            with inside(netns):
+                sock = rtnl_socket.open_socket()
+                if prepare and _has_ipv6(link):
+                    self._enable_pod_ipv6()
+        except OSError as error:
+            raise WiringError(
+                f"network namespace of {_whose(link)}: {error.strerror}: the runtime must keep it until DEL"
+            ) from None
+        with sock:
+            yield sock
+
+    def _create(self, link: PodLink, mac: str, netns: int) -> _Found:
+        """The new pair, in place of an old device of another container."""
+        requests = [
+            partial(codec.pack_veth, End(link.host_ifname, HOST_MAC, link.mtu), End(link.ifname, mac, link.mtu), netns),
+            partial(codec.pack_get_link, link.host_ifname),
+        ]
+        outcome = transact(self._host, requests)
+        if outcome.errno(0) == errno.EEXIST and (old := _found(outcome)) is not None:
+            if old.link.alias == ALIAS + link.container_id:
+                raise WiringError(
+                    f"device {link.host_ifname}: found it with container {link.container_id}, expected none: "
+                    "DEL must come before ADD"
+                )
+            self._bury(old.link.ifindex)
+            outcome = transact(self._host, requests)
+        if outcome.errno(0) == errno.EEXIST:
+            raise WiringError(f"device {link.ifname} of {_whose(link)}: found one, expected none: DEL must come first")
+        _require(outcome, f"veth pair {link.host_ifname} and {link.ifname} of {_whose(link)}")
+        made = _found(outcome)
+        assert made is not None, "the kernel answers RTM_GETLINK or refuses"
+        return made
+
+    def _find(self, name: str) -> _Found | None:
+        outcome = transact(self._host, [partial(codec.pack_get_link, name)])
+        if outcome.errno(0) not in (0, errno.ENODEV):
+            _require(outcome, f"device {name}")
+        return _found(outcome)
+
+    def _bury(self, ifindex: int) -> None:
+        """Take routes and name from the device at once; `run` removes it."""
+        requests = [
+            partial(codec.pack_down, ifindex),
+            partial(codec.pack_bury, ifindex, f"{DYING_PREFIX}{ifindex:x}", DYING),
+        ]
+        outcome = transact(self._host, requests)
+        if outcome.errno(1) != errno.ENODEV:
+            _require(outcome, f"device with index {ifindex}")
+        self._dying.set()
+
+    def _set_host_ipv6(self, link: PodLink) -> None:
+        for setting, value in HOST_IPV6.items():
+            self._set(f"net/ipv6/conf/{link.host_ifname}/{setting}", value)
+
+    def _enable_pod_ipv6(self) -> None:
+        """Runtimes such as Docker turn IPv6 off in a new namespace."""
+        if (self._proc_sys / "net/ipv6/conf/default/disable_ipv6").read_text().strip() != "0":
+            for name in ("default", "all"):
+                self._set(f"net/ipv6/conf/{name}/disable_ipv6", "0")
+
+    def _set(self, name: str, value: str) -> None:
+        """Write a setting that differs, so that a read-only /proc/sys with the right values serves as well."""
+        path = self._proc_sys / name
+        try:
+            if path.read_text().strip() != value:
+                path.write_text(value)
+        except OSError as error:
+            raise WiringError(
+                f"setting {name}: cannot become {value}: {error.strerror}: "
+                "the agent needs the host's /proc/sys, writable, and a kernel with IPv6"
+            ) from None
+
+
+def _found(outcome: Outcome) -> _Found | None:
+    for body in outcome.replies:
+        parsed = object_codec.parse_link(body)
+        if parsed is not None:
+            return _Found(parsed.link, codec.parse_veth(body).peer)
+    return None
+
+
+def _require(outcome: Outcome, what: str) -> None:
+    if outcome.refused:
+        first: nlmsg.Ack = outcome.refused[min(outcome.refused)]
+        raise WiringError(f"{what}: the kernel refused: {first.reason}")
+
+
+def _has_ipv6(link: PodLink) -> bool:
+    return any(address.version == 6 for address in link.addresses)
+
+
+def _whose(link: PodLink) -> str:
+    return f"pod {link.namespace}/{link.pod}" if link.namespace else f"container {link.container_id}"
+
+
+def _random_mac() -> str:
+    """Locally administered, of one station (IEEE 802: the two low bits of the first byte)."""
+    first, *rest = os.urandom(6)
+    return ":".join(f"{byte:02x}" for byte in (first & 0xFC | 0x02, *rest))

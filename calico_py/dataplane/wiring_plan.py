@@ -1,0 +1,89 @@
+"""What a pod's interface consists of: the messages for its two ends, pure."""
+
+from collections.abc import Callable
+from functools import partial
+from ipaddress import IPv6Interface, ip_network
+
+from calico_py.dataplane import route_codec
+from calico_py.dataplane import wiring_codec as codec
+from calico_py.dataplane.transact import Pack
+from calico_py.dataplane.wiring_codec import DevConf
+from calico_py.model.intent import PROTO_BOOT
+from calico_py.model.kernel import METRIC_IPV4, METRIC_IPV6, NextHop, Route
+from calico_py.model.net import Address, Network, family, host_network
+from calico_py.model.wiring import GATEWAYS, HOST_MAC, PodLink
+
+ALIAS = "calico-py pod "  # and the container's id
+
+# As Calico's Felix sets them (endpoint manager); rp_filter stays the host's default, which a new device has.
+HOST_CONF = {DevConf.FORWARDING: 1, DevConf.PROXY_ARP: 1, DevConf.ROUTE_LOCALNET: 1}
+HOST_IPV6 = {"disable_ipv6": "0", "accept_ra": "0", "forwarding": "1", "proxy_ndp": "1"}
+POD_CONF = {DevConf.FORWARDING: 0}
+
+HOST_LINK_LOCAL = IPv6Interface((GATEWAYS[6], 64))
+
+_LOOPBACK = 1  # LOOPBACK_IFINDEX, linux/net.h
+_EVERYTHING: dict[int, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+
+
+def host_routes(link: PodLink, ifindex: int) -> list[Route]:
+    """To the pod's addresses, by way of its device."""
+    return [_direct(host_network(address.ip), ifindex) for address in link.addresses]
+
+
+def pod_routes(link: PodLink, ifindex: int) -> list[Route]:
+    """To the gateway of each family, and by it to everything. A link-local gateway needs no route of its own."""
+    routes = []
+    for gateway in gateways(link):
+        if gateway.version == 4:
+            routes.append(_direct(host_network(gateway), ifindex))
+        hop = NextHop(ifindex, gateway)
+        routes.append(_route(_EVERYTHING[gateway.version], hop))
+    return routes
+
+
+def gateways(link: PodLink) -> list[Address]:
+    """One for each family of the pod's addresses."""
+    return [GATEWAYS[each] for each in sorted({family(address) for address in link.addresses})]
+
+
+def host_end(link: PodLink, ifindex: int) -> list[Pack]:
+    """Messages that set up the host's end."""
+    six = any(address.version == 6 for address in link.addresses)
+    requests: list[Pack] = [partial(codec.pack_configure, ifindex, ALIAS + link.container_id, HOST_CONF)]
+    if six:  # without this, its link-local address is tentative for a second, and neighbours cannot be asked
+        requests.append(partial(codec.pack_no_link_local, ifindex))
+    requests += [partial(codec.pack_up, ifindex), partial(codec.pack_proxy_delay, ifindex, 0)]
+    if six:
+        requests.append(partial(codec.pack_address, ifindex, HOST_LINK_LOCAL))
+    return requests + [_put(route) for route in host_routes(link, ifindex)]
+
+
+def pod_end(link: PodLink, ifindex: int) -> list[Pack]:
+    """Messages that set up the pod's end and its loopback.
+
+    The neighbour entries spare the pod its first ARP or NDP request, which proxy_arp answers only on a node that has a
+    route for 169.254.1.1 out of another device.
+    """
+    return [
+        partial(codec.pack_up, _LOOPBACK),
+        partial(codec.pack_configure, ifindex, "", POD_CONF),
+        partial(codec.pack_up, ifindex),
+        *(partial(codec.pack_address, ifindex, address) for address in link.addresses),
+        *(_put(route) for route in pod_routes(link, ifindex)),
+        *(partial(codec.pack_neighbour, ifindex, gateway, HOST_MAC) for gateway in gateways(link)),
+    ]
+
+
+def _direct(dst: Network, ifindex: int) -> Route:
+    return _route(dst, NextHop(ifindex), link_scope=dst.version == 4)
+
+
+def _route(dst: Network, hop: NextHop, *, link_scope: bool = False) -> Route:
+    metric = METRIC_IPV4 if dst.version == 4 else METRIC_IPV6
+    return Route(dst, next_hops=(hop,), protocol=PROTO_BOOT, metric=metric, link_scope=link_scope)
+
+
+def _put(route: Route) -> Pack:
+    pack: Callable[[Route, int, int], bytes] = route_codec.pack_put
+    return partial(pack, route)
