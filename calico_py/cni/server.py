@@ -1,0 +1,201 @@
+"""The agent's end of the shim's socket: accepts, reads one request, lets the verbs serve it, answers, closes.
+
+A connection that sends garbage, too much or nothing harms itself alone.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from calico_py.cni.config import NEWEST, version_of
+from calico_py.cni.errors import CNIError, Code
+from calico_py.cni.results import render_error
+from calico_py.cni.verbs import Plugin
+from calico_py.cni.wire import Request, RequestReader, VersionError, WireError, pack_answer, pack_greeting
+
+SOCKET = Path("/run/calico-py/cni.sock")
+REQUEST_SECONDS = 10.0  # for the shim to send its request, which it has whole before it connects
+ANSWER_SECONDS = 10.0
+DRAIN_SECONDS = 5.0
+WORK_OFF_SECONDS = 10.0  # the shim may leave a DEL at any time, also just as the agent comes
+
+_BACKLOG = 1024
+_CHUNK = 64 << 10
+
+Observe = Callable[[str, int, float], None]
+"""Called after each call with its verb (``?`` if it has none), code (0 for success) and seconds."""
+
+_log = logging.getLogger(__name__)
+
+
+def _ignore(_verb: str, _code: int, _seconds: float) -> None:
+    """Observe nothing."""
+
+
+class Server:
+    """Serves the plugin on a Unix socket, for root alone.
+
+    Args:
+        path: of the socket; its directory is made where it is missing.
+        observe: hook for metrics.
+    """
+
+    def __init__(self, plugin: Plugin, *, path: Path = SOCKET, observe: Observe = _ignore) -> None:
+        self._plugin = plugin
+        self._path = path
+        self._observe = observe
+
+    async def serve(self) -> None:
+        """Serve until cancelled; calls that have begun then get DRAIN_SECONDS to end.
+
+        The socket's file stays: a shim that finds nobody behind it waits as if there were none.
+
+        Raises:
+            OSError: the socket cannot be made.
+        """
+        listener = listen(self._path)
+        connections: set[asyncio.Task[None]] = set()
+        try:
+            await self._plugin.start()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._work_off())
+                tasks.create_task(self._accept(listener, connections))
+        finally:
+            listener.close()
+            await _drain(connections)
+
+    async def _work_off(self) -> None:
+        while True:
+            await self._plugin.work_off()
+            await asyncio.sleep(WORK_OFF_SECONDS)
+
+    async def _accept(self, listener: socket.socket, connections: set[asyncio.Task[None]]) -> None:
+        """Connections are tasks of their own, outside the group, so that they outlive its cancellation."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:  # too many open files: those in use come free
+                _log.warning("cannot accept a CNI call: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            task = asyncio.create_task(self._handle(connection))
+            connections.add(task)
+            task.add_done_callback(connections.discard)
+
+    async def _handle(self, connection: socket.socket) -> None:
+        """One connection, from its first byte to its last."""
+        descriptors: list[int] = []
+        try:
+            with connection:
+                connection.setblocking(False)
+                try:
+                    async with asyncio.timeout(REQUEST_SECONDS):
+                        request = await _receive(connection, descriptors)
+                except WireError as error:
+                    await _send(connection, pack_greeting() + _refusal(error))
+                    return
+                await _send(connection, pack_greeting())
+                await _send(connection, await self._answer(request, descriptors[0] if descriptors else None))
+        except (OSError, EOFError, TimeoutError) as error:
+            _log.info("a CNI call ended early: %s", error or "nothing came in time")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    async def _answer(self, request: Request, netns: int | None) -> bytes:
+        """The packed answer; a defect of ours is told and logged, and ends nothing else."""
+        start, code = time.monotonic(), 0
+        try:
+            return pack_answer(0, await self._plugin.run(request, netns))
+        except CNIError as error:
+            code = int(error.code)
+            return pack_answer(1, render_error(version_of(request.stdin), error))
+        except Exception as error:  # noqa: BLE001 - one call's defect must not end the others
+            _log.exception("a CNI call met a defect")
+            code = int(Code.INTERNAL)
+            told = CNIError(Code.INTERNAL, "calico-py has a defect", f"{type(error).__name__}: {error}")
+            return pack_answer(1, render_error(version_of(request.stdin), told))
+        finally:
+            self._observe(request.env.get("CNI_COMMAND", "?"), code, time.monotonic() - start)
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening socket with mode 0600 that takes the place of whatever has the name.
+
+    Raises:
+        OSError: the name is too long for a Unix socket, or the directory refuses.
+    """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(temporary))
+        temporary.chmod(0o600)
+        listener.listen(_BACKLOG)
+        temporary.rename(path)
+    except OSError:
+        listener.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    return listener
+
+
+async def _receive(connection: socket.socket, descriptors: list[int]) -> Request:
+    """The request; descriptors that come with it are added to the list, which the caller closes.
+
+    Raises:
+        WireError: it is none. EOFError: the other side closed before it was whole.
+    """
+    reader = RequestReader()
+    while True:
+        try:
+            data, received, _, _ = socket.recv_fds(connection, _CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            await _readable(connection)
+            continue
+        descriptors += received
+        if not data:
+            raise EOFError("the request was not whole")
+        if (request := reader.feed(data)) is not None:
+            return request
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(connection, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)
+
+
+async def _send(connection: socket.socket, data: bytes) -> None:
+    async with asyncio.timeout(ANSWER_SECONDS):
+        await asyncio.get_running_loop().sock_sendall(connection, data)
+
+
+def _refusal(error: WireError) -> bytes:
+    """The agent installs its own shim when it starts, so that another version passes by itself."""
+    code = Code.TRY_AGAIN_LATER if isinstance(error, VersionError) else Code.IO_FAILURE
+    return pack_answer(1, render_error(NEWEST, CNIError(code, "the agent does not understand the request", str(error))))
+
+
+async def _drain(connections: set[asyncio.Task[None]]) -> None:
+    if connections:
+        _, late = await asyncio.wait(connections, timeout=DRAIN_SECONDS)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
