@@ -1,0 +1,73 @@
+"""Why a session is not up, in a sentence with a cure, from what ExaBGP tells of it. Pure."""
+
+from typing import Any
+
+from calico_py.model.bgp import Peer
+
+# RFC 4271 4.5, RFC 4486 for the subcodes of Cease
+_CODES = {
+    1: "a message header was damaged",
+    2: "the OPEN was refused",
+    3: "an UPDATE was malformed",
+    4: "the hold timer expired",
+    5: "a message came out of turn",
+    6: "the session was ended",
+    7: "a route refresh was malformed",
+}
+_CEASE = {
+    1: "too many prefixes",
+    2: "shut down by its administrator",
+    3: "this node is not configured there",
+    4: "reset by its administrator",
+    5: "connection refused",
+    6: "its configuration changed",
+    7: "a second connection was open",
+    8: "out of resources",
+}
+
+
+def why_down(record: dict[str, Any], peer: Peer | None) -> str:
+    """The sentence for a session record of the bridge's that is not up.
+
+    Args:
+        record: as bgp/bridge writes it, with peer, reason, asn, open, notification.
+        peer: what was configured, None if nothing is any more.
+    """
+    address = record["peer"]
+    opened, received, reason = record["open"], record["notification"], str(record["reason"])
+    if received:
+        return _received(address, int(received["code"]), int(received["subcode"]), peer)
+    if reason.startswith("notification sent (2,2)") and opened:
+        expected = record["asn"][1]
+        return (
+            f"{address} says that its AS is {opened['asn']}, but {expected} is configured: "
+            f"correct the AS number of one of the two"
+        )
+    if reason.startswith("notification sent (2,3)"):
+        return f"{address} has the same router id as this node, {opened.get('router_id')}: give one another router id"
+    if reason.startswith("notification sent (4,"):
+        return (
+            f"nothing was heard of {address} for the whole hold time: "
+            f"check that the node is alive and that packets reach it"
+        )
+    if reason.startswith("notification sent ("):
+        code = int(reason.removeprefix("notification sent (").split(",", 1)[0])
+        return f"{address} broke the protocol ({_CODES.get(code, 'unknown error')}): see the log of its BGP speaker"
+    if not opened and peer is not None:
+        return (
+            f"no TCP connection to {address} port {peer.port}: check that its BGP speaker runs there "
+            f"and that no firewall closes the port"
+        )
+    return f"{address} closed the connection: see the log of its BGP speaker"
+
+
+def _received(address: str, code: int, subcode: int, peer: Peer | None) -> str:
+    if (code, subcode) == (2, 2) and peer is not None:
+        return f"{address} refuses our AS {peer.local_as}, it expects another: correct the AS number of one of the two"
+    if (code, subcode) == (2, 3):
+        return f"{address} refuses our router id{f' {peer.router_id}' if peer else ''}: is it that node's own as well?"
+    if code == 6:
+        return f"{address} ended the session: {_CEASE.get(subcode, f'cease, subcode {subcode}')}"
+    if code == 4:
+        return f"{address} heard nothing of this node for its hold time: check that packets reach it"
+    return f"{address} ended the session: {_CODES.get(code, f'code {code}')} ({code},{subcode}); see its log"
