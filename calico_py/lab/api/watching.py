@@ -1,0 +1,88 @@
+"""A watch over HTTP: a stream of events, one JSON document a line, until the time is up or the client goes."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from calico_py.lab.api.errors import ApiError, Object
+from calico_py.lab.api.resources import Resource
+from calico_py.lab.api.verbs import Selection, Verbs
+
+_BOOKMARK_INTERVAL = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """What a client wants to see.
+
+    Attributes:
+        since: resourceVersion after which changes are told; None first tells what is there, as ADDED.
+        initial_end: tell with a bookmark that what was there has been told (sendInitialEvents).
+        timeout: seconds.
+        shape: the form in which an object goes out.
+    """
+
+    resource: Resource
+    selection: Selection
+    since: int | None
+    bookmarks: bool
+    initial_end: bool
+    timeout: float
+    shape: Callable[[Object], Object]
+
+
+async def stream(verbs: Verbs, wanted: WatchRequest, request: web.Request) -> web.StreamResponse:
+    """Serve a watch; the answer is 200 in any case, and what goes wrong is an ERROR event, as in Kubernetes."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    woken = asyncio.Event()
+    unlisten = verbs.storage.listen(wanted.resource.key, woken.set)
+    try:
+        async with asyncio.timeout(wanted.timeout):
+            await _tell(verbs, wanted, response, woken)
+    except TimeoutError:
+        pass
+    except ApiError as error:
+        await response.write(_line("ERROR", error.status()))
+    except ConnectionError:
+        return response
+    finally:
+        unlisten()
+    await response.write_eof()
+    return response
+
+
+async def _tell(verbs: Verbs, wanted: WatchRequest, response: web.StreamResponse, woken: asyncio.Event) -> None:
+    seen = wanted.since
+    if seen is None:
+        seen = verbs.storage.version
+        for obj in verbs.list(wanted.resource, wanted.selection):
+            await response.write(_line("ADDED", wanted.shape(obj)))
+        if wanted.initial_end:
+            await response.write(_bookmark(wanted.resource, seen, initial_end=True))
+    while True:
+        woken.clear()
+        events, seen = verbs.changes(wanted.resource, wanted.selection, seen)
+        if events:
+            await response.write(b"".join(_line(event.type, wanted.shape(event.object)) for event in events))
+        try:
+            async with asyncio.timeout(_BOOKMARK_INTERVAL):
+                await woken.wait()
+        except TimeoutError:
+            if wanted.bookmarks:
+                seen = max(seen, verbs.storage.version)
+                await response.write(_bookmark(wanted.resource, seen))
+
+
+def _line(event: str, obj: Object) -> bytes:
+    return json.dumps({"type": event, "object": obj}, separators=(",", ":")).encode() + b"\n"
+
+
+def _bookmark(resource: Resource, version: int, *, initial_end: bool = False) -> bytes:
+    meta: Object = {"resourceVersion": str(version), "creationTimestamp": None}
+    if initial_end:
+        meta["annotations"] = {"k8s.io/initial-events-end": "true"}
+    return _line("BOOKMARK", {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": meta})
