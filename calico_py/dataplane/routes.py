@@ -1,0 +1,222 @@
+"""RouteReconciler: the routes to other nodes' blocks, and the blackholes of this node's own.
+
+What is ours after a restart with no memory: routes of table main with protocol 80 (from the API) or 81 (from BGP).
+Whatever has another protocol, or is in another table, is not touched; where such a route holds a key that we need,
+ours is refused with a sentence, and waits until it is gone.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from calico_py.dataplane import refusals
+from calico_py.dataplane.delta import DeltaTracker
+from calico_py.model.intent import PROTO_API, PROTO_BGP
+from calico_py.model.kernel import (
+    TABLE_MAIN,
+    Addr,
+    Change,
+    Delete,
+    Kernel,
+    KernelError,
+    KernelEvent,
+    Link,
+    Put,
+    Route,
+    RouteKey,
+)
+
+OURS = frozenset({PROTO_API, PROTO_BGP})
+
+_log = logging.getLogger(__name__)
+
+
+def is_ours(route: Route) -> bool:
+    """Whether the route is one that calico-py made."""
+    return route.protocol in OURS and route.table == TABLE_MAIN
+
+
+class RouteReconciler:
+    """Makes the kernel's routes those that are desired.
+
+    Handlers and set_desired only remember; apply alone writes. One task at a time may be in apply or resync, others
+    may call the handlers meanwhile: what is sent counts as done at once, so that an event which contradicts it is
+    never taken for older than it is.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._tracker: DeltaTracker[RouteKey, Route] = DeltaTracker()
+        self._foreign: dict[RouteKey, Route] = {}
+        self._surplus: list[Route] = []  # further routes of ours on a key that has one (NLM_F_APPEND)
+        self._failures: dict[RouteKey, str] = {}
+        self._may_sweep: Callable[[Route], bool] = lambda _: False
+        self._stale = True
+
+    @property
+    def installed(self) -> Mapping[RouteKey, Route]:
+        """Routes of ours in the kernel, as far as is known."""
+        return self._tracker.actual
+
+    @property
+    def failures(self) -> Mapping[RouteKey, str]:
+        """Why a desired route is not there or an unwanted one still is, by the last apply."""
+        return self._failures
+
+    @property
+    def dirty(self) -> bool:
+        """Whether apply has anything to do, failures included."""
+        return self._stale or bool(self._tracker.puts) or bool(self._sweepable())
+
+    def set_desired(self, desired: Mapping[RouteKey, Route], may_sweep: Callable[[Route], bool]) -> None:
+        """What should be.
+
+        Args:
+            desired: all of it; protocols 80 and 81 in table main, next hops sorted.
+            may_sweep: whether a route of ours that is not desired may go yet (its source is in-sync).
+        """
+        assert all(is_ours(route) for route in desired.values()), "a desired route must have our mark"
+        self._tracker.set_desired(desired)
+        self._may_sweep = may_sweep
+
+    async def resync(self, routes: Iterable[Route] | None = None) -> None:
+        """Take the kernel's routes as they are now.
+
+        Args:
+            routes: a dump that the caller has just made; read here if None.
+        """
+        self._stale = False  # an event that comes while the dump is under way counts afresh
+        ours: dict[RouteKey, Route] = {}
+        foreign: dict[RouteKey, Route] = {}
+        surplus: list[Route] = []
+        for route in await self._kernel.dump(Route) if routes is None else routes:
+            if route.table != TABLE_MAIN:
+                continue
+            key = route.key
+            if route.protocol not in OURS:
+                foreign.setdefault(key, route)
+            elif key in ours:
+                surplus.append(route)
+            else:
+                ours[key] = route
+        self._tracker.set_actual(ours)
+        self._foreign, self._surplus = foreign, surplus
+
+    async def apply(self) -> Mapping[RouteKey, str]:
+        """Write what differs, reading the kernel first if that was never done or events were lost.
+
+        Returns:
+            for each route that could not be set or removed a sentence; they stay pending and block no others.
+        """
+        if self._stale:
+            await self.resync()
+        failures: dict[RouteKey, str] = {}
+        puts: list[Route] = []
+        for key, route in self._tracker.puts.items():
+            if key in self._foreign:
+                failures[key] = _occupied(route, self._foreign[key])
+            else:
+                puts.append(route)
+        failures.update(await self._put(puts))
+        failures.update(await self._sweep())
+        for key, sentence in failures.items():
+            if self._failures.get(key) != sentence:
+                _log.warning("%s", sentence)
+        self._failures = failures
+        return failures
+
+    def on_event(self, event: KernelEvent) -> bool:
+        """Note what changed; True if apply has something to do because of it."""
+        match event.object:
+            case None:
+                self._stale |= event.kind is None
+                return self._stale
+            case Route() as route:
+                return self._on_route(route, removed=event.removed)
+            case Link() as link if event.removed or not link.up:
+                return self._forget(link.ifindex)
+            case Addr() as addr if event.removed:
+                return self._forget(addr.ifindex)
+            case Link() | Addr():
+                return bool(self._failures)  # what was refused may be possible now
+            case _:
+                return False
+
+    def _on_route(self, route: Route, *, removed: bool) -> bool:
+        if route.table != TABLE_MAIN:
+            return False
+        key = route.key
+        if route.protocol in OURS:
+            if removed:
+                self._tracker.gone(key)  # or one of several next hops, or one of several routes: written again
+            else:
+                self._tracker.seen(key, route)
+                self._stale |= key in self._foreign  # replaced, or beside it: an event does not say
+            return self._stale or key in self._tracker.puts or key in self._tracker.deletes
+        if removed:
+            self._foreign.pop(key, None)
+        else:
+            self._foreign[key] = route
+            self._stale |= key in self._tracker.actual
+        return self._stale or key in self._tracker.puts
+
+    def _forget(self, ifindex: int) -> bool:
+        """Routes of a device that went down, or lost an address, may have vanished without an event (see monitor)."""
+        lost = [
+            key
+            for key, route in self._tracker.actual.items()
+            if key in self._tracker.desired and any(hop.ifindex == ifindex for hop in route.next_hops)
+        ]
+        for key in lost:
+            self._tracker.gone(key)
+        blocking = any(
+            key in self._foreign and any(hop.ifindex == ifindex for hop in self._foreign[key].next_hops)
+            for key in self._tracker.puts
+        )
+        self._stale |= blocking
+        return blocking or bool(lost)
+
+    async def _put(self, routes: Sequence[Route]) -> dict[RouteKey, str]:
+        before = {route.key: self._tracker.actual.get(route.key) for route in routes}
+        for route in routes:
+            self._tracker.seen(route.key, route)
+        failures = {}
+        changes: list[Change] = [Put(route) for route in routes]
+        for route, error in zip(routes, await self._send(changes), strict=True):
+            if error is None:
+                continue
+            failures[route.key] = str(error)
+            if self._tracker.actual.get(route.key) is route:
+                previous = before[route.key]
+                if previous is None:
+                    self._tracker.gone(route.key)
+                else:
+                    self._tracker.seen(route.key, previous)
+        return failures
+
+    async def _sweep(self) -> dict[RouteKey, str]:
+        routes = self._sweepable()
+        for route in routes:
+            if self._tracker.deletes.get(route.key) is route:
+                self._tracker.gone(route.key)
+        self._surplus = [route for route in self._surplus if route not in routes]
+        failures = {}
+        changes: list[Change] = [Delete(route) for route in routes]
+        for route, error in zip(routes, await self._send(changes), strict=True):
+            if error is not None:
+                failures[route.key] = str(error)
+                if route.key not in self._tracker.actual:
+                    self._tracker.seen(route.key, route)
+        return failures
+
+    def _sweepable(self) -> list[Route]:
+        return [route for route in (*self._tracker.deletes.values(), *self._surplus) if self._may_sweep(route)]
+
+    async def _send(self, changes: Sequence[Change]) -> list[KernelError | None]:
+        return await self._kernel.send(changes) if changes else []
+
+
+def _occupied(route: Route, foreign: Route) -> str:
+    return (
+        f"cannot set {refusals.describe(route)}: {refusals.describe(foreign)}, which calico-py did not make, has the"
+        f" same destination and metric; remove it, or give it another metric"
+    )
