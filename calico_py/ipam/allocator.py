@@ -1,0 +1,310 @@
+"""The allocator of one node: addresses for pods and tunnels, by compare-and-swap on the API and nothing else.
+
+One allocator for each node at a time. What it holds in memory only saves reads: all of it can be lost at any moment.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from calico_py.ipam import blocks
+from calico_py.ipam.changes import HandOver, ReleaseAddresses
+from calico_py.ipam.choice import choose_pools, pool_of, selects_node
+from calico_py.ipam.claims import Claims
+from calico_py.ipam.commits import BlockGoneError, BlockWriter
+from calico_py.ipam.handles import Handles
+from calico_py.ipam.holdings import Holdings
+from calico_py.ipam.reconcile import Living, ReconcileReport, leaked_addresses
+from calico_py.ipam.requests import Assigned, AssignRequest, IPAMError, PoolError, Release, Released, Tunnel
+from calico_py.ipam.search import Search, Want, cooldown_of
+from calico_py.ipam.tasks import Tasks, pause
+from calico_py.ipam.tunnels import keep_tunnel_address, tunnel_pools
+from calico_py.model.blocks import Attribute, IPAMConfiguration
+from calico_py.model.net import Address, Family, Network, family
+from calico_py.model.pools import AllowedUse, IPPool
+from calico_py.model.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+# An ADD that has its address but no device yet is younger than this: the kubelet's own limit is four minutes.
+_ADD_TAKES_AT_MOST = timedelta(minutes=5)
+_UNDO_TRIES = 8
+
+
+def _none() -> Collection[Network]:
+    return ()
+
+
+class Allocator:
+    """Assigns, finds and releases the addresses of one node.
+
+    Args:
+        node: name of the node. labels: of the node, for the pools' nodeSelector.
+        pools: that may be used; pools that the agent refuses (overlaps) are left out by it.
+        now: the time, with a timezone.
+        reserved: CIDRs of all IPReservations.
+        taken: CIDRs of all BlockAffinities, from a watch; without it a claim lists all blocks.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        node: str,
+        labels: Callable[[], Mapping[str, str]],
+        pools: Callable[[], Sequence[IPPool]],
+        config: Callable[[], IPAMConfiguration],
+        now: Callable[[], datetime],
+        reserved: Callable[[], Collection[Network]] = _none,
+        taken: Callable[[], Collection[Network]] = _none,
+    ) -> None:
+        self.node = node
+        self._labels = labels
+        self._pools = pools
+        self._config = config
+        self._now = now
+        self._tasks = Tasks()
+        self.writer = BlockWriter(store, self._tasks)
+        self._handles = Handles(store, self.writer, self._tasks)
+        claims = Claims(store, self.writer, node=node, now=now)
+        self._search = Search(store, self.writer, claims, node=node, now=now, reserved=reserved, taken=taken)
+        self._holdings = Holdings(store, self.writer, self._handles, self._search)
+        self._tunnelling = asyncio.Lock()
+
+    # Assigning
+
+    async def assign(self, request: AssignRequest) -> tuple[Assigned, ...]:
+        """Assign all that the request asks for, in its order, or nothing.
+
+        A caller that is cancelled leaves nothing behind: what was assigned for it is released.
+
+        Raises:
+            IPAMError: PoolError, ExhaustedError, AddressTakenError or ContendedError, with the reason.
+            StoreError: the API failed.
+        """
+        work = self._tasks.spawn(self._assign(request), name=f"assign for {request.handle_id}")
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self._tasks.spawn(self._undo_late(work), name=f"undo for {request.handle_id}")
+            raise
+
+    async def _assign(self, request: AssignRequest) -> tuple[Assigned, ...]:
+        owner = self._owner(request.handle_id, request.secondary)
+        got: list[Assigned] = []
+        self._holdings.begin(request.handle_id, self._now())
+        try:
+            await self._search.load()
+            await _all_of(self._parts(request, owner, got))
+        except BaseException:
+            await self._undo(got)
+            self._holdings.give_up(request.handle_id)
+            raise
+        self._holdings.note(request.handle_id, {a.block for a in got}, self._now())
+        return _in_order(request, got)
+
+    def _owner(self, handle_id: str, secondary: Mapping[str, str]) -> Attribute:
+        stamp = f"{self._now().astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} +0000 UTC"  # as Go prints a time
+        return Attribute(handle_id, {"node": self.node, "timestamp": stamp, **secondary})
+
+    def _parts(self, request: AssignRequest, owner: Attribute, got: list[Assigned]) -> list[Coroutine[Any, Any, None]]:
+        """The request, taken apart into what can be assigned at the same time. All errors of choice come from here."""
+        pools, labels, config = self._pools(), self._labels(), self._config()
+        if request.requested:
+            chosen = [(address, _pool_for(address, pools, request.use)) for address in request.requested]
+            return [self._search.take_address(address, pool, owner, config, got) for address, pool in chosen]
+        choices = {f: choose_pools(pools, request, f, node=self.node, labels=labels) for f in set(request.families)}
+        counts = Counter(request.families)
+        return [self._assign_family(Want(f, counts[f], owner, c.pools, config), got) for f, c in choices.items()]
+
+    async def _assign_family(self, want: Want, got: list[Assigned]) -> None:
+        await self._release_unselected(want.family)
+        try:
+            await self._search.find(want)
+        finally:
+            got += want.got
+
+    async def _undo(self, got: Sequence[Assigned]) -> None:
+        """Release what was assigned in vain; no cooldown, for nobody has used it."""
+        releases = [Release(a.address, a.handle_id, a.sequence) for a in got]
+        try:
+            await self._release(releases, timedelta(0))
+        except (StoreError, IPAMError):
+            self._tasks.spawn(self._undo_until_done(releases), name=f"undo {[str(r.address) for r in releases]}")
+
+    async def _undo_until_done(self, releases: Sequence[Release]) -> None:
+        for attempt in range(_UNDO_TRIES):
+            await pause(8 + attempt, most=30)
+            try:
+                await self._release(releases, timedelta(0))
+                return
+            except (StoreError, IPAMError) as error:
+                log.info("addresses assigned in vain are not released yet: %s", error)
+        log.warning("addresses assigned in vain stay until the next reconciliation: %s", releases)
+
+    async def _undo_late(self, work: asyncio.Task[tuple[Assigned, ...]]) -> None:
+        await asyncio.wait([work])
+        if not work.cancelled() and work.exception() is None:
+            await self._undo(work.result())
+
+    async def hand_over(self, assigned: Assigned, handle_id: str, secondary: Mapping[str, str]) -> Assigned:
+        """Give an address from the handle that holds it to another, such as a warm address to a pod.
+
+        Raises:
+            AddressTakenError: it is not what it was any more: released, or allocated anew.
+            BlockGoneError: its block does not exist any more.
+            StoreError: the API failed; whether the address changed hands is then not known.
+        """
+        change = HandOver(assigned, self._owner(handle_id, secondary))
+        after = await self.writer.change(assigned.block, change)
+        self._handles.mark(assigned.handle_id, [assigned.block])
+        self._holdings.note(handle_id, {assigned.block}, self._now())
+        return after
+
+    # Finding and releasing
+
+    async def lookup(self, handle_id: str) -> tuple[Assigned, ...]:
+        """The addresses that a handle holds, by address; also those of which the IPAMHandle does not know."""
+        found = await self._holdings.find(handle_id)
+        pools = self._pools()
+        return tuple(replace(a, pool=pool.name) if (pool := pool_of(pools, a.address)) else a for a in found)
+
+    async def release_handle(self, handle_id: str) -> int:
+        """Release all addresses of a handle, and say how many there were; none is success."""
+        found = await self._holdings.find(handle_id)
+        done = await self.release([Release(a.address, a.handle_id, a.sequence) for a in found])
+        self._holdings.forget(handle_id)
+        return len(done.released)
+
+    async def release(self, releases: Iterable[Release]) -> Released:
+        """Release addresses that still are what the caller saw; what is not released is in the answer.
+
+        Raises:
+            StoreError: the API failed; what had been released by then is.
+        """
+        done = await self._release(list(releases), cooldown_of(self._config()))
+        for of in {family(address) for address in done.released}:
+            await self._release_unselected(of)
+        return done
+
+    async def _release(self, releases: Sequence[Release], cooldown: timedelta) -> Released:
+        by_block: dict[Network | None, list[Release]] = {}
+        for wanted in releases:
+            by_block.setdefault(await self._holdings.block_of(wanted.address, self._pools()), []).append(wanted)
+        parts: list[Released] = []
+        await _all_of([self._release_in(cidr, some, cooldown, parts) for cidr, some in by_block.items()])
+        return Released(
+            tuple(a for part in parts for a in part.released),
+            tuple(a for part in parts for a in part.unallocated),
+            {address: reason for part in parts for address, reason in part.refused.items()},
+        )
+
+    async def _release_in(
+        self, cidr: Network | None, releases: Sequence[Release], cooldown: timedelta, parts: list[Released]
+    ) -> None:
+        nowhere = Released(unallocated=tuple(r.address for r in releases))
+        if cidr is None:
+            parts.append(nowhere)
+            return
+        change = ReleaseAddresses(releases, self._now, cooldown)
+        try:
+            parts.append(await self.writer.change(cidr, change))
+        except BlockGoneError:
+            parts.append(nowhere)
+        finally:
+            for handle_id in change.handles | {r.handle_id for r in releases}:
+                self._handles.mark(handle_id, [cidr])
+
+    async def _release_unselected(self, of: Family) -> None:
+        """Give back the empty blocks whose pool does not select this node any more, or is gone."""
+        pools, labels = self._pools(), self._labels()
+        for cidr in [cidr for cidr in self._search.own if pools and cidr.version == of]:
+            pool, block = pool_of(pools, cidr), self.writer.known.get(cidr)
+            if (pool is not None and (pool.disabled or selects_node(pool, labels))) or block is None:
+                continue
+            if blocks.is_empty(blocks.thaw(block, now=self._now(), cooldown=cooldown_of(self._config()))):
+                try:
+                    await self._search.give_back(cidr)
+                except StoreError as error:
+                    log.info("block %s, which no pool for this node contains, is not released yet: %s", cidr, error)
+
+    # Tunnels
+
+    async def ensure_tunnel_address(self, tunnel: Tunnel) -> Address | None:
+        """The address of this node's tunnel device: what it has if a pool of the tunnel contains that, or a new one.
+
+        None where no pool of that tunnel selects the node; an address that it had is released then. What another owner
+        holds is never touched.
+
+        Raises:
+            IPAMError: the pools have none left. StoreError: the API failed.
+        """
+        async with self._tunnelling:
+            handle_id, pools = tunnel.handle(self.node), tunnel_pools(self._pools(), tunnel, self._labels())
+            found = await self.lookup(handle_id)
+            kept = keep_tunnel_address(found, pools)
+            if kept is None and pools:
+                request = AssignRequest(
+                    handle_id,
+                    {"type": str(tunnel)},
+                    families=(tunnel.family,),
+                    pools=tuple(pool.name for pool in pools),
+                    use=AllowedUse.TUNNEL,
+                )
+                kept = (await self.assign(request))[0]
+            await self.release([Release(a.address, handle_id, a.sequence) for a in found if a != kept])
+            return kept.address if kept else None
+
+    async def release_tunnel_address(self, tunnel: Tunnel) -> int:
+        """Release the address of this node's tunnel device; none is success."""
+        async with self._tunnelling:
+            return await self.release_handle(tunnel.handle(self.node))
+
+    # Repair
+
+    async def reconcile(self, living: Living) -> ReconcileReport:
+        """Finish or undo what an earlier agent of this node left: claims, addresses of dead containers, handles.
+
+        ADDs that this allocator serves at the same time are safe: what it assigned within the last five minutes stays.
+        """
+        seen = await self._holdings.list_all()
+        recent = self._holdings.since(self._now() - _ADD_TAKES_AT_MOST)
+        kept = replace(living, handles=recent.union(living.handles))
+        released = await self.release(leaked_addresses(seen, kept, node=self.node))
+        mine = [a for block in seen for a in blocks.allocations(block) if a.node == self.node and not a.cooling]
+        for block in seen:
+            for handle_id in {a.handle for a in blocks.allocations(block) if a.node == self.node}:
+                self._handles.mark(handle_id, [block.cidr])
+        return ReconcileReport(released, len(mine) - len(released.released))
+
+    async def drain(self) -> None:
+        """Wait for what goes on behind the answers: handles, and what is undone."""
+        await self._tasks.drain()
+
+
+async def _all_of(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all at the same time to their ends; then raise the first error, if there was one."""
+    for result in await asyncio.gather(*parts, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _pool_for(address: Address, pools: Iterable[IPPool], use: AllowedUse) -> IPPool:
+    pool = pool_of((p for p in pools if not p.disabled), address)
+    if pool is None:
+        raise PoolError(f"address {address}: the provided IP address is not in a configured pool that is enabled")
+    if use not in pool.allowed_uses:
+        uses = ", ".join(pool.allowed_uses)
+        raise PoolError(f"address {address} is in IPPool {pool.name}, whose allowedUses has {uses}, not {use}")
+    return pool
+
+
+def _in_order(request: AssignRequest, got: Sequence[Assigned]) -> tuple[Assigned, ...]:
+    if request.requested:
+        return tuple(sorted(got, key=lambda a: request.requested.index(a.address)))
+    by_family = {of: iter([a for a in got if family(a.address) == of]) for of in set(request.families)}
+    return tuple(next(by_family[of]) for of in request.families)

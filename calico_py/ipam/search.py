@@ -1,0 +1,324 @@
+"""Where the next address comes from: the node's own blocks, a new one, a reclaimed one, another node's, in that order.
+
+Differs from Calico in two ways: a node at its block limit borrows before it fails, and where the cooldown is
+calico-py's own default, an address that cools down is given again before the request fails.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from calico_py.ipam import blocks
+from calico_py.ipam.changes import Assign, AssignAddress, FullError, NotOursError
+from calico_py.ipam.choice import pool_of
+from calico_py.ipam.claims import Claims
+from calico_py.ipam.commits import RETRIES, BlockGoneError, BlockWriter
+from calico_py.ipam.requests import AddressTakenError, Assigned, ContendedError, ExhaustedError
+from calico_py.ipam.walks import walk_blocks
+from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
+from calico_py.model.kinds import IPAM_BLOCKS
+from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.net import Address, Family, Network, contains, network_at
+from calico_py.model.pools import IPPool
+from calico_py.model.store import Store, StoreError
+
+DEFAULT_COOLDOWN = timedelta(seconds=30)
+DEFAULT_BLOCK_LIMIT = 20
+RECLAIM_AGE = timedelta(seconds=60)
+
+
+def cooldown_of(config: IPAMConfiguration) -> timedelta:
+    """How long an address rests before it is given again: what the object says, or calico-py's default."""
+    if config.ip_cooldown_seconds is None:
+        return DEFAULT_COOLDOWN
+    return timedelta(seconds=config.ip_cooldown_seconds)
+
+
+def block_limit_of(config: IPAMConfiguration) -> int:
+    """How many blocks of a family a node may claim."""
+    return config.max_blocks_per_host or DEFAULT_BLOCK_LIMIT
+
+
+@dataclass(slots=True)
+class Want:
+    """A request for addresses of one family, and what it has so far.
+
+    Attributes:
+        pools: that may serve it, in order.
+        since: number of the moment at which it came, for sharing a look at all blocks.
+        reasons: why a step could not help, in the words that Calico has for it.
+    """
+
+    family: Family
+    count: int
+    owner: Attribute
+    pools: Sequence[IPPool]
+    config: IPAMConfiguration
+    since: int = 0
+    got: list[Assigned] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """How many addresses are still to be found."""
+        return self.count - len(self.got)
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """All blocks of the cluster at one moment; ``number``: which moment."""
+
+    blocks: Mapping[Network, IPAMBlock]
+    number: int
+
+
+class Search:
+    """The search of one node. One claim goes on at a time; assigning from blocks never waits for it.
+
+    Attributes:
+        own: CIDRs of the node's blocks, in the order in which they are tried.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        writer: BlockWriter,
+        claims: Claims,
+        *,
+        node: str,
+        now: Callable[[], datetime],
+        reserved: Callable[[], Collection[Network]],
+        taken: Callable[[], Collection[Network]],
+    ) -> None:
+        self.own: list[Network] = []
+        self._store = store
+        self._writer = writer
+        self._claims = claims
+        self._node = node
+        self._now = now
+        self._reserved = reserved
+        self._taken = taken
+        self._claiming = asyncio.Lock()
+        self._loaded = False
+        self._changes = 0
+        self._moment = 0
+        self._searching = 0
+        self._survey = _Survey({}, 0)
+
+    async def load(self, *, again: bool = False) -> None:
+        """Read the node's blocks and settle what a crash left half-done, once, or again."""
+        if self._loaded and not again:
+            return
+        async with self._claiming:
+            if not self._loaded or again:
+                await self._reload()
+
+    async def _reload(self) -> None:
+        found = [block.cidr for block in await self._claims.list_own()]
+        kept = [cidr for cidr in self.own if cidr in found]
+        self.own = kept + [cidr for cidr in found if cidr not in kept]
+        self._loaded = True
+
+    def block_limit_reached(self, want: Want) -> bool:
+        """Whether the node has all the blocks that it may have in these pools."""
+        return sum(pool_of(want.pools, cidr) is not None for cidr in self.own) >= block_limit_of(want.config)
+
+    async def find(self, want: Want) -> None:
+        """Fill ``want.got``.
+
+        Raises:
+                ExhaustedError: not all could be found.
+            ContendedError: too many conflicts.
+            StoreError: the API failed. In all these cases what is in ``want.got`` is the caller's to release.
+        """
+        await self.load()
+        self._moment += 1
+        want.since = self._moment
+        self._searching += 1
+        try:
+            await self._find(want)
+        finally:
+            self._searching -= 1
+            if not self._searching:
+                self._survey = _Survey({}, 0)  # thousands of blocks, of no use to a later request
+
+    async def take_address(
+        self, address: Address, pool: IPPool, owner: Attribute, config: IPAMConfiguration, got: list[Assigned]
+    ) -> None:
+        """Assign one certain address and add it to ``got``, claiming its block if nobody has it, whatever the limit.
+
+        Raises:
+            AddressTakenError: somebody holds it, or its block is another node's and affinity is strict.
+            ContendedError, StoreError: as ``find``; what is in ``got`` is the caller's to release.
+        """
+        await self.load()
+        cidr = network_at(address, pool.block_size)
+        for _ in range(RETRIES):
+            block = await self._writer.latest(cidr)
+            if block is None:
+                async with self._claiming:
+                    if await self._claim(cidr):
+                        self._changes += 1
+                continue
+            change = AssignAddress(address, owner, self._node if config.strict_affinity else None, self._now, pool.name)
+            try:
+                got.append(await self._writer.change(cidr, change))
+                return
+            except StoreError:
+                got += change.attempted
+                raise
+            except NotOursError as error:
+                raise AddressTakenError(f"address {address}: {error}, and strictAffinity is true") from None
+            except BlockGoneError:
+                continue
+        raise ContendedError(f"address {address}: block {cidr} came and went {RETRIES} times")
+
+    async def give_back(self, cidr: Network) -> None:
+        """Release one of the node's blocks if it is empty."""
+        async with self._claiming:
+            if await self._claims.release(cidr, self._node) and cidr in self.own:
+                self.own.remove(cidr)
+
+    async def _find(self, want: Want) -> None:
+        for _ in range(RETRIES):
+            seen = self._changes
+            await self._take_own(want, cooldown_of(want.config))
+            if not want.missing:
+                return
+            async with self._claiming:
+                if self._changes == seen and not await self._claim_next(want):
+                    break
+        else:
+            raise ContendedError(f"node {self._node}: {RETRIES} blocks were claimed and none had an address left")
+        await self._borrow(want)
+        if want.missing and want.config.ip_cooldown_seconds is None:
+            await self._take_own(want, timedelta(0))
+        if want.missing:
+            pools = [f"{pool.name} ({pool.cidr})" for pool in want.pools]
+            raise ExhaustedError(node=self._node, family=want.family, pools=pools, reasons=want.reasons)
+
+    async def _take_own(self, want: Want, cooldown: timedelta) -> None:
+        for cidr in tuple(self.own):
+            while want.missing and (pool := pool_of(want.pools, cidr)) is not None:
+                if not self._may_give(cidr, cooldown) or not await self._take(want, cidr, pool, cooldown, own=True):
+                    break
+
+    def _may_give(self, cidr: Network, cooldown: timedelta) -> bool:
+        block = self._writer.known.get(cidr)
+        if block is None:
+            return True
+        return self._free(block, cooldown) > 0
+
+    def _free(self, block: IPAMBlock, cooldown: timedelta) -> int:
+        reserved = self._reserved()
+        if block.unallocated and not reserved:
+            return len(block.unallocated)
+        return blocks.free_count(blocks.thaw(block, now=self._now(), cooldown=cooldown), reserved)
+
+    async def _take(self, want: Want, cidr: Network, pool: IPPool, cooldown: timedelta, *, own: bool) -> bool:
+        node = self._node if own else None
+        change = Assign(want.owner, want.missing, node, self._now, cooldown, self._reserved(), pool.name)
+        try:
+            want.got += await self._writer.change(cidr, change)
+        except StoreError:
+            want.got += change.attempted  # whether that stands is not known: to be released like the others
+            raise
+        except FullError:
+            return False
+        except (NotOursError, BlockGoneError):
+            if own and cidr in self.own:
+                self.own.remove(cidr)
+            return False
+        return True
+
+    async def _claim_next(self, want: Want) -> bool:
+        """Try to get the node a block with a free address; True if it is worth looking again."""
+        await self._reload()
+        fresh = [c for c in self.own if pool_of(want.pools, c) and self._may_give(c, cooldown_of(want.config))]
+        if fresh:
+            self._changes += 1
+            return True
+        if self.block_limit_reached(want):
+            limit = block_limit_of(want.config)
+            want.reasons.append(
+                f"Need to allocate an IPAM block but could not - limit of {limit} blocks reached for this node"
+            )
+            return False
+        if not want.config.auto_allocate_blocks:
+            want.reasons.append("IPAMConfiguration default has autoAllocateBlocks false, so no new block is claimed")
+            return False
+        if not (await self._claim_unclaimed(want) or await self._claim_reclaimed(want)):
+            return False
+        self._changes += 1
+        return True
+
+    async def _claim_unclaimed(self, want: Want) -> bool:
+        taken = self._taken()
+        if taken and await self._walk(want, set(taken)):
+            return True
+        survey = await self._look(want)
+        return await self._walk(want, set(survey.blocks))
+
+    async def _walk(self, want: Want, taken: set[Network]) -> bool:
+        taken.update(self.own)
+        for pool in want.pools:
+            for cidr in walk_blocks(pool, self._node):
+                if cidr not in taken and not self._all_reserved(cidr) and await self._claim(cidr):
+                    return True
+        return False
+
+    def _all_reserved(self, cidr: Network) -> bool:
+        near = [reserved for reserved in self._reserved() if contains(reserved, cidr) or contains(cidr, reserved)]
+        return bool(near) and all(any(address in reserved for reserved in near) for address in cidr)
+
+    async def _claim(self, cidr: Network) -> bool:
+        if await self._claims.claim(cidr) is None:
+            return False
+        if cidr not in self.own:
+            self.own.append(cidr)
+        return True
+
+    async def _claim_reclaimed(self, want: Want) -> bool:
+        """Take a block from another node that has not used it since it claimed it, 60 s ago or earlier."""
+        cooldown = cooldown_of(want.config)
+        for cidr, seen in (await self._look(want)).blocks.items():
+            if pool_of(want.pools, cidr) is None or cidr in self.own or seen.node is None:
+                continue
+            block = blocks.thaw(seen, now=self._now(), cooldown=cooldown)
+            age = self._now() - blocks.parse_time(seen.affinity_claim_time)
+            if not blocks.is_empty(block) or age < RECLAIM_AGE or self._all_reserved(cidr):
+                continue
+            if await self._claims.release(cidr, seen.node, sequence=seen.sequence_number) and await self._claim(cidr):
+                return True
+        return False
+
+    async def _look(self, want: Want) -> _Survey:
+        """All blocks at a moment after the request came; requests that came before share it."""
+        if self._survey.number < want.since:
+            number = self._moment
+            listing = await self._store.list(IPAM_BLOCKS)
+            self._survey = _Survey({block.cidr: block for block in listing.items if not block.deleted}, number)
+        return self._survey
+
+    async def _borrow(self, want: Want) -> None:
+        if want.config.strict_affinity:
+            want.reasons.append("No more free affine blocks and strict affinity enabled")
+            return
+        cooldown = cooldown_of(want.config)
+        async with self._claiming:
+            survey = await self._look(want)
+        for pool in want.pools:
+            lenders = [b for b in survey.blocks.values() if contains(pool.cidr, b.cidr) and b.node != self._node]
+            for block in sorted(lenders, key=self._preference):
+                if want.missing and self._free(self._writer.known.get(block.cidr, block), cooldown):
+                    self._writer.learn(block)
+                    await self._take(want, block.cidr, pool, cooldown, own=False)
+        if want.missing:
+            want.reasons.append(f"No IPs available in pools: [{' '.join(str(pool.cidr) for pool in want.pools)}]")
+
+    def _preference(self, block: IPAMBlock) -> tuple[bool, bytes]:
+        """Blocks that lend already come first, for all nodes watch each of them; then each node has its own order."""
+        digest = hashlib.sha256(f"{self._node} {block.cidr}".encode()).digest()
+        return (LABEL_BORROWED not in block.meta.labels, digest)

@@ -1,0 +1,39 @@
+"""Work that goes on behind an answer: started, kept alive, its errors logged, and awaited at the end."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """The running tasks of one owner. The event loop itself holds tasks by weak references only."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Start it; whoever awaits the task gets its error, else the log does."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("%s ended: %s", task.get_name(), error)
+
+    async def drain(self) -> None:
+        """Wait until nothing runs any more, what was started meanwhile included."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+
+async def pause(attempt: int, *, most: float = 0.1) -> None:
+    """Wait before another try: not at all after the first, then longer each time, up to ``most`` seconds."""
+    await asyncio.sleep(min(most, 0.001 * (2**attempt - 1)))
