@@ -1,0 +1,121 @@
+"""Dataplane: all reconcilers of this node's kernel, in the order in which they must act.
+
+Filter first, then the tunnel device, then the settings of devices, then routes: no step leaves open for a moment what a later
+one closes. What a step cannot do stays pending and stops no other.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from calico_py.dataplane.ipip import IPIPReconciler, IPIPStatus
+from calico_py.dataplane.nft import NftReconciler
+from calico_py.dataplane.plan import RoutePlan, plan_routes, sweep_rule
+from calico_py.dataplane.routes import RouteReconciler
+from calico_py.dataplane.sysctls import SysctlKeeper, Touched, wanted_settings
+from calico_py.model.bgp import LearnedRoutes
+from calico_py.model.intent import Intent
+from calico_py.model.kernel import Addr, Kernel, KernelEvent, Link, Route, RouteKey
+from calico_py.model.names import IPIP_DEVICE, WORKLOAD_PREFIX
+from calico_py.model.net import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one apply found and did.
+
+    Attributes:
+        problems: what could not be done, each a sentence.
+        failures: routes that could not be set or removed, with the reason.
+        installed: our routes in the kernel afterwards.
+    """
+
+    plan: RoutePlan
+    ipip: IPIPStatus
+    installed: Mapping[RouteKey, Route]
+    failures: Mapping[RouteKey, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+class Dataplane:
+    """This node's kernel as the agent's one object.
+
+    Args:
+        state_dir: where the old values of settings are kept.
+        allow_kernel_ipip: False takes the userspace engine even where the kernel has ipip.
+    """
+
+    def __init__(self, kernel: Kernel, *, state_dir: Path, allow_kernel_ipip: bool = True) -> None:
+        self._kernel = kernel
+        self._routes = RouteReconciler(kernel)
+        self._ipip = IPIPReconciler(kernel, allow_kernel=allow_kernel_ipip)
+        self._nft = NftReconciler(kernel)
+        self._sysctls = SysctlKeeper(kernel, state_dir / "sysctls.json")
+        self._lock = asyncio.Lock()
+
+    def touched(self) -> list[Touched]:
+        """Settings of the host that were changed."""
+        return self._sysctls.touched()
+
+    def on_event(self, event: KernelEvent) -> bool:
+        """Note a change in the kernel; True if apply may have something to do because of it."""
+        reconcilers = (self._routes, self._ipip, self._nft)
+        concerned = [reconciler.on_event(event) for reconciler in reconcilers]
+        return any(concerned) or _is_underlay(event)
+
+    async def resync(self) -> None:
+        """Read everything again at the next apply."""
+        async with self._lock:
+            await self._ipip.resync()
+            await self._nft.resync()
+            await self._routes.resync()
+
+    async def apply(self, intent: Intent, learned: LearnedRoutes, own: frozenset[Address]) -> Applied:
+        """Make the kernel look like the intent.
+
+        Args:
+            intent: what should be.
+            learned: whose peers' views are complete: what may be swept.
+            own: this node's addresses; the devices that hold them are its uplinks.
+        """
+        async with self._lock:
+            problems = [await self._nft.apply(intent.firewall)]
+            ipip = await self._ipip.apply(intent.ipip)
+            problems.append(ipip.problem)
+            problems.extend((await self._settings(own)).values())
+            links = await self._kernel.dump(Link)
+            routes = await self._kernel.dump(Route)
+            plan = plan_routes(intent, links, routes)
+            self._routes.set_desired(plan.desired, sweep_rule(intent, learned))
+            failures = await self._routes.apply()
+            return Applied(
+                plan=plan,
+                ipip=ipip,
+                installed=dict(self._routes.installed),
+                failures=dict(failures),
+                problems=tuple(dict.fromkeys(problem for problem in problems if problem)),
+            )
+
+    async def _settings(self, own: frozenset[Address]) -> Mapping[str, str]:
+        names = {link.ifindex: link.name for link in await self._kernel.dump(Link)}
+        uplinks = {names.get(addr.ifindex, "") for addr in await self._kernel.dump(Addr) if addr.interface.ip in own}
+        settings = wanted_settings(
+            uplinks=sorted(uplinks - {""}),
+            tunnels=[IPIP_DEVICE],
+            ipv6=any(address.version == 6 for address in own),
+        )
+        return await self._sysctls.apply(settings)
+
+
+def _is_underlay(event: KernelEvent) -> bool:
+    """Whether a foreign change may move the way to another node: not those of pods' devices and host routes."""
+    match event.object:
+        case Link(name=name):
+            return not name.startswith(WORKLOAD_PREFIX)
+        case Route() as route:
+            return route.dst.prefixlen < route.dst.max_prefixlen
+        case Addr() as addr:
+            return addr.interface.network.prefixlen < addr.interface.max_prefixlen
+        case _:
+            return False
