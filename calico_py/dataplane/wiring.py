@@ -4,7 +4,8 @@ The host's end is recognised after a restart by its alias, ``calico-py pod CONTA
 to ``calidel`` and its ifindex in hexadecimal and put into the link group DYING, since the kernel takes 15 to 35 ms to
 remove a veth, whether one or fifty: `run` removes the whole group at once, behind the answers.
 
-Everything but that removal is a handful of synchronous calls, so that no other task ever sees an interface half made.
+Everything but that removal is a handful of synchronous calls: between its first and last message no other task of
+the agent runs.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ DYING_PREFIX = "calidel"
 
 _FLUSH_DELAY = 0.05  # seconds: pods die in crowds
 _FLUSH_RETRY = 5.0
+_CREATE_ATTEMPTS = 4  # an old device on the host, a dying one in the pod, and one for bad luck
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class NetlinkPodWiring:
         self._proc_sys = proc_sys
         self._host = rtnl_socket.open_socket()
         self._dying = asyncio.Event()
+        self._draining = asyncio.Lock()
 
     def close(self) -> None:
         """Give the socket back."""
@@ -80,9 +83,10 @@ class NetlinkPodWiring:
         Raises:
             OSError: the kernel refused.
         """
-        self._dying.clear()
-        with rtnl_socket.open_socket() as sock:
-            outcome = await asyncio.to_thread(transact, sock, [partial(codec.pack_delete_group, DYING)])
+        async with self._draining:
+            self._dying.clear()
+            with rtnl_socket.open_socket() as sock:
+                outcome = await asyncio.to_thread(transact, sock, [partial(codec.pack_delete_group, DYING)])
         if outcome.errno(0) not in (0, errno.ENODEV):
             raise OSError(outcome.errno(0), outcome.refused[0].reason)
 
@@ -90,7 +94,7 @@ class NetlinkPodWiring:
         """See PodWiring."""
         mac = link.mac or _random_mac()
         with self._pod_socket(link, netns) as pod:
-            made = self._create(link, mac, netns)
+            made = await self._create(link, mac, netns)
             try:
                 if _has_ipv6(link):
                     self._set_host_ipv6(link)
@@ -135,27 +139,32 @@ class NetlinkPodWiring:
         with sock:
             yield sock
 
-    def _create(self, link: PodLink, mac: str, netns: int) -> _Found:
-        """The new pair, in place of an old device of another container."""
-        requests = [
-            partial(codec.pack_veth, End(link.host_ifname, HOST_MAC, link.mtu), End(link.ifname, mac, link.mtu), netns),
-            partial(codec.pack_get_link, link.host_ifname),
-        ]
-        outcome = transact(self._host, requests)
-        if outcome.errno(0) == errno.EEXIST and (old := _found(outcome)) is not None:
-            if old.link.alias == ALIAS + link.container_id:
+    async def _create(self, link: PodLink, mac: str, netns: int) -> _Found:
+        """The new pair, in place of an old device of another container.
+
+        A name that is taken in the pod may be that of a pair that is dying: then it is waited for.
+        """
+        ends = End(link.host_ifname, HOST_MAC, link.mtu), End(link.ifname, mac, link.mtu)
+        requests = [partial(codec.pack_veth, *ends, netns), partial(codec.pack_get_link, link.host_ifname)]
+        for _ in range(_CREATE_ATTEMPTS):
+            outcome = transact(self._host, requests)
+            found = _found(outcome)
+            if outcome.errno(0) != errno.EEXIST:
+                _require(
+                    outcome, f"veth pair {link.host_ifname} and {link.ifname} of {_whose(link)} with mtu {link.mtu}"
+                )
+                assert found is not None, "the kernel answers RTM_GETLINK or refuses"
+                return found
+            if found is None:
+                await self.drain()
+            elif found.link.alias == ALIAS + link.container_id:
                 raise WiringError(
                     f"device {link.host_ifname}: found it with container {link.container_id}, expected none: "
                     "DEL must come before ADD"
                 )
-            self._bury(old.link.ifindex)
-            outcome = transact(self._host, requests)
-        if outcome.errno(0) == errno.EEXIST:
-            raise WiringError(f"device {link.ifname} of {_whose(link)}: found one, expected none: DEL must come first")
-        _require(outcome, f"veth pair {link.host_ifname} and {link.ifname} of {_whose(link)}")
-        made = _found(outcome)
-        assert made is not None, "the kernel answers RTM_GETLINK or refuses"
-        return made
+            else:
+                self._bury(found.link.ifindex)
+        raise WiringError(f"device {link.ifname} of {_whose(link)}: found one, expected none: DEL must come first")
 
     def _find(self, name: str) -> _Found | None:
         outcome = transact(self._host, [partial(codec.pack_get_link, name)])
