@@ -1,7 +1,7 @@
 """Dataplane: all reconcilers of this node's kernel, in the order in which they must act.
 
-Filter first, then the tunnel device, then the settings of devices, then routes: no step leaves open for a moment what a later
-one closes. What a step cannot do stays pending and stops no other.
+Filter first, then the tunnel device, then the settings of devices, then routes: no step leaves open for a moment
+what a later one closes. What a step cannot do stays pending and stops no other.
 """
 
 import asyncio
