@@ -25,6 +25,8 @@ def command(device: str, report: Path) -> None:
     Waits for the device, reads the kernel's routes of it, and encapsulates as the device's ifalias says. SIGTERM
     ends it and leaves device and routes; SIGUSR1 logs the counters.
     """
+    if report.exists() and not report.is_file():
+        raise click.UsageError(f"--report: found {report}, which is no regular file; expected one, or a new name")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         Engine(device, report=report).run()

@@ -1,5 +1,6 @@
 """What the engine counts, and how it tells: a JSON file, replaced whole, and a line in the log."""
 
+import errno
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -38,8 +39,10 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
     """Replace the file atomically; makes its folder.
 
     Raises:
-        OSError: the file system's.
+        OSError: the file system's, or there is something else of that name, such as a device.
     """
+    if path.exists() and not path.is_file():  # renaming would take its place
+        raise FileExistsError(errno.EEXIST, "found something that is no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

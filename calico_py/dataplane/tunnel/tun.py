@@ -64,14 +64,14 @@ def _explain(error: OSError) -> str:
     if error.errno == errno.EBUSY:
         return "another process is attached to it; is a second `calico-py tunnel` running?"
     if error.errno == errno.EPERM:
-        return "no permission to attach to it; the process needs the capability NET_ADMIN"
+        return "no permission to attach to it: the device has an owner; the process needs the capability NET_ADMIN"
     if error.errno == errno.EINVAL:
         return "the device is no single-queue TUN device; remove it, and the agent makes it anew"
     return f"cannot be attached to: {error.strerror}"
 
 
 def set_queue_length(name: str, packets: int) -> None:
-    """Set the device's txqueuelen; left as it is where the process may not."""
+    """Set the device's txqueuelen; left as it is where the process lacks the capability NET_ADMIN."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
         contextlib.suppress(PermissionError),
