@@ -47,8 +47,8 @@ def _embedded(topology: Topology, state: StateDir) -> Plan:
     sockets = tuple(_keep(listener) for listener in (inner, outer))
     port = _port(sockets[1])
     given = (topology.spec.commands or {}).get("api")
-    command = list(given) if given else [sys.executable, "-m", "calico_py.lab.api", "--data", str(state.api)]
-    command += ["--fd", "3", "--fd", "4"]
+    command = list(given) if given else [sys.executable, "-m", "calico_py.lab.api"]
+    command += ["--db", str(state.api / "objects.sqlite"), "--no-crds", "--fd", "3", "--fd", "4"]
     child = _child(topology, state, "api", command, sockets)
     return Plan(
         children=[child],

@@ -121,22 +121,8 @@ class Api:
         return http.client.HTTPConnection(url.hostname or "", url.port, timeout=timeout)
 
 
-def render_kubeconfig(api: Api) -> str:
-    """A kubeconfig with one cluster, one user and one context, all called ``lab``."""
-    cluster = {"server": api.server, **({"certificate-authority": api.ca} if api.ca else {})}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "lab", "cluster": cluster}],
-        "users": [{"name": "lab", "user": {"token": api.token} if api.token else {}}],
-        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-        "current-context": "lab",
-    }
-    return str(yaml.safe_dump(config, sort_keys=False))
-
-
 def read_kubeconfig(path: Path) -> Api:
-    """The server of a kubeconfig that render_kubeconfig wrote.
+    """The server of a kubeconfig of a lab.
 
     Raises:
         LabError: there is no such file.

@@ -1,11 +1,8 @@
-"""What the lab writes to the API as a cluster's kubelets and controllers would: namespaces, CRDs, Nodes, Pods. Pure."""
+"""What the lab writes to the API as a cluster's kubelets and controllers would: namespaces, Nodes, Pods. Pure."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from calico_py.lab.topology import LabSpec, NodePlace
 from calico_py.model import names
@@ -23,15 +20,6 @@ AFFINITIES = f"/apis/{names.GROUP}/{names.VERSION}/blockaffinities"
 def namespaces() -> list[dict[str, Any]]:
     """The namespaces that every cluster has."""
     return [_object("v1", "Namespace", name) for name in ("default", "kube-system", "kube-public", "kube-node-lease")]
-
-
-def read_crds() -> list[dict[str, Any]]:
-    """The CustomResourceDefinitions that calico-py ships."""
-    directory = Path(__file__).parent.parent / "crds"
-    found: list[dict[str, Any]] = []
-    for path in sorted(directory.glob("*.yaml")):
-        found += [document for document in yaml.safe_load_all(path.read_text()) if document]
-    return found
 
 
 def node(place: NodePlace) -> dict[str, Any]:

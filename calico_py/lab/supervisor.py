@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from calico_py.lab import apiservers, control, environments, network, objects
+from calico_py.lab.api.definitions import shipped
+from calico_py.lab.api.kubeconfig import write_kubeconfig
 from calico_py.lab.children import GRACE, Child, reap
-from calico_py.lab.client import Api, ApiError, render_kubeconfig
+from calico_py.lab.client import Api, ApiError
 from calico_py.lab.commands import LabError
 from calico_py.lab.namespaces import CLONE_NEWPID, unshare
 from calico_py.lab.nodes import KUBECONFIG, LiveNode
@@ -82,7 +84,7 @@ class Supervisor:
         await self._register(outer)
         for place in self._topology.nodes:
             self._nodes[place.name] = start_pause(place, self._state)
-            (self._nodes[place.name].root / KUBECONFIG.lstrip("/")).write_text(render_kubeconfig(inner))
+            _write_kubeconfig(self._nodes[place.name].root / KUBECONFIG.lstrip("/"), inner)
             self._start_node(place)
             await self._tell(f"node {place.name}")
         watcher = threading.Thread(
@@ -103,7 +105,7 @@ class Supervisor:
             self._children[child.name] = child
             child.start()
         self._save()
-        self._state.kubeconfig.write_text(render_kubeconfig(plan.outer))
+        _write_kubeconfig(self._state.kubeconfig, plan.outer)
         return plan.inner, plan.outer
 
     async def _wait_for_api(self, api: Api) -> None:
@@ -122,7 +124,7 @@ class Supervisor:
         """Namespaces, CRDs, Nodes and further pools."""
         for body in objects.namespaces():
             await asyncio.to_thread(api.create, objects.NAMESPACES, body)
-        for body in objects.read_crds():
+        for body in shipped():
             await asyncio.to_thread(api.create, objects.CRDS, body)
         for place in self._topology.nodes:
             await asyncio.to_thread(api.create, objects.NODES, objects.node(place))
@@ -310,6 +312,10 @@ class Supervisor:
         if child is None:
             raise LabError(f"{node}: {process} has not been started yet; see: calico-py lab status")
         return child
+
+
+def _write_kubeconfig(path: Path, api: Api) -> None:
+    write_kubeconfig(path, api.server, token=api.token, authority=Path(api.ca) if api.ca else None)
 
 
 def main() -> None:

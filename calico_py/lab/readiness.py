@@ -1,0 +1,153 @@
+"""Whether a lab is ready, seen from outside: each agent's own word, and the routes in each node's kernel."""
+
+import http.client
+import ipaddress
+import json
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from calico_py.lab import namespaces, objects
+from calico_py.lab.client import Api
+from calico_py.lab.commands import LabError, run
+from calico_py.lab.live import LiveLab
+from calico_py.lab.topology import NodePlace
+from calico_py.model.names import IPIP_DEVICE
+from calico_py.model.net import Address, Network
+
+HEALTH = ("127.0.0.1", 9099)
+_TIMEOUT = 2.0  # seconds, of a request to an agent
+_PAUSE = 0.1  # seconds between two looks
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an agent's HTTP said; status 0 if there was no answer."""
+
+    status: int
+    body: str
+
+
+def ask_agent(netns: str, path: str) -> Answer:
+    """GET a path of an agent's health server, which listens on loopback in the node's namespace."""
+    connection = http.client.HTTPConnection(*HEALTH, timeout=_TIMEOUT)
+    try:
+        with namespaces.inside(namespaces.named(netns)):
+            connection.connect()
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return Answer(response.status, response.read().decode(errors="replace").strip())
+    except (OSError, http.client.HTTPException, LabError) as error:
+        said = "no agent listens yet" if isinstance(error, ConnectionRefusedError) else str(error)
+        return Answer(0, f"{said} (http://{HEALTH[0]}:{HEALTH[1]}{path})")
+    finally:
+        connection.close()
+
+
+def ask_status(netns: str) -> Mapping[str, Any]:
+    """The agent's /status; empty if it does not answer."""
+    answer = ask_agent(netns, "/status")
+    try:
+        found = json.loads(answer.body) if answer.status == http.client.OK else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def wait_until_ready(
+    lab: LiveLab, *, within: float, progress: Callable[[Mapping[str, str]], None] = lambda _: None
+) -> None:
+    """Wait until every node is ready and has a working route to every other node's blocks.
+
+    ``progress`` is told, whenever it changes, what each node still waits for (empty: nothing).
+
+    Raises:
+        LabError: not within so many seconds; with the cause of each node.
+    """
+    deadline = time.monotonic() + within
+    told: Mapping[str, str] | None = None
+    while True:
+        causes = find_causes(lab)
+        if causes != told:
+            progress(causes)
+            told = causes
+        if not any(causes.values()):
+            return
+        if time.monotonic() > deadline:
+            lines = [f"  {node}: {cause}" for node, cause in causes.items() if cause]
+            raise LabError(f"not ready after {within:.0f} s:\n" + "\n".join(lines))
+        time.sleep(_PAUSE)
+
+
+def find_causes(lab: LiveLab) -> dict[str, str]:
+    """For each node why it is not ready, or an empty string."""
+    affinities = list_affinities(lab.api())
+    causes = {}
+    for place in lab.topology.nodes:
+        answer = ask_agent(place.netns, "/readiness")
+        if answer.status != http.client.OK:
+            causes[place.name] = answer.body or f"/readiness answers {answer.status}"
+        else:
+            missing = find_unrouted(place.netns, others(place, affinities))
+            causes[place.name] = f"no working route to {', '.join(map(str, missing))}" if missing else ""
+    return causes
+
+
+def list_affinities(api: Api) -> dict[Network, str]:
+    """Each confirmed block with its node."""
+    found = {}
+    for item in api.list(objects.AFFINITIES):
+        spec = item["spec"]
+        if spec.get("state") == "confirmed":
+            found[ipaddress.ip_network(spec["cidr"])] = str(spec["node"])
+    return found
+
+
+def others(place: NodePlace, affinities: Mapping[Network, str]) -> list[Network]:
+    """The blocks of all nodes but one."""
+    return [cidr for cidr, node in affinities.items() if node != place.name]
+
+
+def find_unrouted(netns: str, networks: Iterable[Network | Address]) -> list[Network | Address]:
+    """Which of these a namespace's kernel has no route of its own for: the default route does not count.
+
+    A route by a tunnel device counts while the device has its carrier: with a userspace tunnel, its engine.
+    """
+    wanted = list(networks)
+    if not wanted:
+        return []
+    routes = _list_routes(netns)
+    carrier = _has_carrier(netns)
+    return [network for network in wanted if not _is_routed(network, routes, carrier=carrier)]
+
+
+def _is_routed(wanted: Network | Address, routes: list[tuple[Network, str]], *, carrier: bool) -> bool:
+    first = wanted if isinstance(wanted, Address) else wanted.network_address
+    matching = [(net, device) for net, device in routes if net.version == first.version and first in net]
+    if not matching:
+        return False
+    _, device = max(matching, key=lambda entry: entry[0].prefixlen)
+    return carrier or device != IPIP_DEVICE
+
+
+def _list_routes(netns: str) -> list[tuple[Network, str]]:
+    """Destinations but the default with their device (the first of several; empty for a blackhole)."""
+    found: list[tuple[Network, str]] = []
+    for family in ("-4", "-6"):
+        for route in json.loads(run(["ip", "-n", netns, "-j", family, "route", "show"]) or "[]"):
+            if route["dst"] != "default" and route.get("type") != "blackhole":
+                hops = route.get("nexthops") or [route]
+                found.append((ipaddress.ip_network(route["dst"]), hops[0].get("dev", "")))
+    return found
+
+
+def _has_carrier(netns: str) -> bool:
+    """Whether the tunnel device, if there is one, is attached (IFF_LOWER_UP)."""
+    with namespaces.inside(namespaces.named(netns)):
+        present = IPIP_DEVICE in {name for _, name in socket.if_nameindex()}
+    if not present:
+        return False
+    links = json.loads(run(["ip", "-n", netns, "-j", "link", "show", IPIP_DEVICE]))
+    return "LOWER_UP" in links[0]["flags"]

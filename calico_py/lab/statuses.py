@@ -1,0 +1,88 @@
+"""What runs where in a lab, as data and as a table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from calico_py.lab import environments
+from calico_py.lab.live import LiveLab
+from calico_py.lab.processes import Identity
+from calico_py.lab.readiness import find_causes
+
+
+def read_status(lab: LiveLab) -> dict[str, Any]:
+    """Nodes with their processes, readiness and pods; processes with their ids in the host's /proc.
+
+    Raises:
+        LabError: the API server does not answer.
+    """
+    causes = find_causes(lab)
+    processes = lab.state.read_processes()
+    pods = lab.pods()
+    spec = lab.topology.spec
+    return {
+        "lab": spec.name,
+        "api": str(spec.api),
+        "kubeconfig": str(lab.state.kubeconfig),
+        "supervisor": _running(lab.state.read_supervisor()),
+        "nodes": [
+            {
+                "name": place.name,
+                "netns": place.netns,
+                "subnet": place.subnet,
+                "ipv4": str(place.ipv4.ip),
+                "ipv6": str(place.ipv6.ip),
+                "ready": not causes[place.name],
+                "cause": causes[place.name],
+                "pods": {
+                    pod.name: [str(address) for address in pod.addresses] for pod in pods if pod.node == place.name
+                },
+                "processes": {entry["process"]: _process(entry) for entry in processes if entry["node"] == place.name},
+            }
+            for place in lab.topology.nodes
+        ],
+    }
+
+
+def render_table(status: Mapping[str, Any]) -> Table:
+    """The table that `lab status` prints."""
+    table = Table(title=f"lab {status['lab']} ({status['api']} API, supervisor {status['supervisor'] or 'gone'})")
+    for column in ("node", "address", "subnet", *environments.PROCESSES, "ready", "pods"):
+        table.add_column(column, overflow="fold")
+    for node in status["nodes"]:
+        pods = [f"{name} {' '.join(addresses)}" for name, addresses in node["pods"].items()]
+        table.add_row(
+            node["name"],
+            f"{node['ipv4']}\n{node['ipv6']}",
+            str(node["subnet"]),
+            *(_cell(node["processes"].get(process)) for process in environments.PROCESSES),
+            "yes" if node["ready"] else node["cause"],
+            "\n".join(pods),
+        )
+    return table
+
+
+def _process(entry: Mapping[str, Any]) -> dict[str, Any]:
+    identity = Identity(entry["pid"], entry["start"]) if entry.get("start") else None
+    return {
+        "pid": entry["pid"] if identity is None or identity.alive else 0,
+        "wanted": entry.get("wanted", True),
+        "restarts": entry.get("restarts", 0),
+        "last_exit": entry.get("last_exit", ""),
+    }
+
+
+def _cell(process: Mapping[str, Any] | None) -> str:
+    if process is None:
+        return "-"
+    restarts = f"\n{process['restarts']} restarts, last: {process['last_exit']}" if process["restarts"] else ""
+    if process["pid"]:
+        return f"{process['pid']}{restarts}"
+    return (
+        (f"ended{restarts}" if process["wanted"] else "stopped") if process["last_exit"] or process["wanted"] else "-"
+    )
+
+
+def _running(identity: Identity | None) -> int:
+    return identity.pid if identity and identity.alive else 0
