@@ -1,0 +1,161 @@
+"""OwnAddress: which addresses this node has, looked up again whenever they may have changed, and published.
+
+The choice itself is agent.addresses'; here is what it looks at and when.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from calico_py.agent.addresses import Choice, Host, choose_address
+from calico_py.agent.config import AgentConfig
+from calico_py.agent.own_node import OWN_NODE, OwnNode
+from calico_py.agent.publish import NodePublisher
+from calico_py.agent.spellings import Method
+from calico_py.model.kernel import Addr, Kernel, Link, Route
+from calico_py.model.meta import Meta
+from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS
+from calico_py.model.net import FAMILIES, Address, Family, Interface, InvalidError, parse_address, parse_interface
+from calico_py.model.store import NotFoundError, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+ANNOTATIONS: Mapping[Family, str] = {4: NODE_IPV4_ADDRESS, 6: NODE_IPV6_ADDRESS}
+INTERVAL = timedelta(seconds=60)
+RETRY = timedelta(seconds=1)
+_PROBE_PORT = 80  # Calico's can-reach connects a UDP socket to it; nothing is sent
+
+
+class OwnAddress:
+    """Keeps ``choices`` current.
+
+    Args:
+        on_change: called when a choice changed; must not block.
+
+    Attributes:
+        choices: by family; empty until the first look.
+        problem: why there is no address, as a sentence; empty if there is one.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        store: Store,
+        kernel: Kernel,
+        publisher: NodePublisher,
+        *,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.choices: Mapping[Family, Choice] = {}
+        self.problem = "the node's address has not been looked up yet"
+        self._config = config
+        self._store = store
+        self._kernel = kernel
+        self._publisher = publisher
+        self._on_change = on_change
+        self._look = asyncio.Event()
+        self._node = OwnNode(Meta(config.node))
+
+    def address(self, family: Family) -> Interface | None:
+        """The node's address of a family."""
+        choice = self.choices.get(family)
+        return choice.address if choice is not None else None
+
+    def addresses(self) -> frozenset[Address]:
+        """The node's addresses of both families."""
+        return frozenset(found.ip for found in map(self.address, FAMILIES) if found is not None)
+
+    def refresh(self) -> None:
+        """Addresses of the host changed: look again."""
+        self._look.set()
+
+    async def run(self) -> None:
+        """Look now, at every change, and once a minute, for ever."""
+        while True:
+            self._look.clear()
+            wait = INTERVAL if await self._refresh() else RETRY
+            try:
+                await asyncio.wait_for(self._look.wait(), wait.total_seconds())
+            except TimeoutError:
+                continue
+
+    async def _refresh(self) -> bool:
+        """One look; whether the API could be asked."""
+        asked = True
+        try:
+            self._node = await self._store.get(OWN_NODE, self._config.node)
+        except NotFoundError:
+            self._tell(
+                f"Node {self._config.node} does not exist: set NODENAME to the name that kubectl get nodes shows"
+            )
+            return False
+        except StoreError as error:
+            log.warning("Node %s cannot be read, going by what was known: %s", self._config.node, error)
+            asked = False
+        host = await self._host()
+        choices = {
+            family: choose_address(
+                self._config.addresses[family],
+                self._config.methods[family],
+                host,
+                fam=family,
+                current=self._annotated(family),
+            )
+            for family in FAMILIES
+        }
+        found = [choice for choice in choices.values() if choice.address is not None]
+        self._tell("" if found else "this node has no address: " + "; ".join(c.reason for c in choices.values()))
+        if choices != self.choices:
+            self.choices = choices
+            for family, choice in choices.items():
+                log.info("IPv%d address %s: %s", family, choice.address, choice.reason)
+            self._on_change()
+        self._publisher.set(
+            annotations={
+                ANNOTATIONS[family]: str(choice.address) if choice.address is not None else None
+                for family, choice in choices.items()
+            }
+        )
+        return asked
+
+    async def _host(self) -> Host:
+        links = await self._kernel.dump(Link)
+        return Host(
+            links=links,
+            addrs=await self._kernel.dump(Addr),
+            routes=await self._kernel.dump(Route),
+            internal=self._node.internal,
+            towards={family: found for family in FAMILIES if (found := await self._towards(family)) is not None},
+        )
+
+    async def _towards(self, family: Family) -> Address | None:
+        """The source address that the kernel takes towards the host of can-reach."""
+        detection = self._config.methods[family]
+        if detection.method != Method.CAN_REACH:
+            return None
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        try:
+            ((*_, target), *_) = await asyncio.get_running_loop().getaddrinfo(
+                detection.arguments[0], _PROBE_PORT, family=kind, type=socket.SOCK_DGRAM
+            )
+            with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+                probe.connect(target)
+                return parse_address(probe.getsockname()[0], field="can-reach")
+        except OSError as error:
+            log.warning("can-reach=%s: %s", detection.arguments[0], error)
+            return None
+
+    def _annotated(self, family: Family) -> Interface | None:
+        text = self._node.meta.annotations.get(ANNOTATIONS[family], "")
+        try:
+            return parse_interface(text, field=ANNOTATIONS[family]) if text else None
+        except InvalidError as error:
+            log.warning("Node %s: %s; it is looked up anew", self._config.node, error)
+            return None
+
+    def _tell(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem

@@ -1,0 +1,70 @@
+"""TunnelAddress: the address of this node's tunl0, had from IPAM while a pool tunnels, and kept afterwards.
+
+Connections of this host may still use it as their source when the pool has gone back to Never: it is released only
+when its pool is gone, or by cleanup.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from calico_py.ipam.allocator import Allocator
+from calico_py.ipam.requests import IPAMError, Tunnel
+from calico_py.kube.backoff import Backoff
+from calico_py.model.store import StoreError
+
+log = logging.getLogger(__name__)
+
+
+class TunnelAddress:
+    """Keeps ``address`` current.
+
+    Args:
+        needed: whether a pool of the cluster tunnels.
+        on_change: called when the address changed; must not block.
+
+    Attributes:
+        address: None while there is none.
+        problem: why there is none although it is needed, as a sentence.
+    """
+
+    def __init__(self, allocator: Allocator, *, needed: Callable[[], bool], on_change: Callable[[], None]) -> None:
+        self.address: IPv4Address | None = None
+        self.problem = ""
+        self._allocator = allocator
+        self._needed = needed
+        self._on_change = on_change
+        self._look = asyncio.Event()
+
+    def refresh(self) -> None:
+        """Pools or blocks changed: look again."""
+        self._look.set()
+
+    async def run(self) -> None:
+        """Have an address whenever one is needed, for ever."""
+        backoff = Backoff()
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            if not self._needed():
+                continue
+            try:
+                found = await self._allocator.ensure_tunnel_address(Tunnel.IPIP)
+            except (IPAMError, StoreError) as error:
+                self._tell(f"tunl0 has no address: {error}")
+                await asyncio.sleep(backoff.wait())
+                self._look.set()
+                continue
+            backoff.reset()
+            self._tell("" if found is not None else "tunl0 has no address: no pool with ipipMode selects this node")
+            address = IPv4Address(int(found)) if found is not None else None
+            if address != self.address:
+                log.info("address of tunl0: %s", address)
+                self.address = address
+                self._on_change()
+
+    def _tell(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
