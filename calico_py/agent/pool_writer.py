@@ -1,4 +1,4 @@
-"""Writes what the environment makes of the pools, once, when the agent starts; other nodes may do so at the same time."""
+"""Writes what the environment makes of the pools, once, when the agent starts; other nodes may do the same then."""
 
 import logging
 from collections.abc import Sequence
