@@ -59,7 +59,7 @@ class Handlers:
             return self._list(request, resource, target)
         if request.method == "POST":
             obj = parse_object(await request.read(), request.headers.get("Content-Type", ""))
-            options = _options(request.query, target)
+            options = _options(request, target)
             made = self._verbs.create(resource, target.namespace, obj, options)
             return answer(self._formed(request, resource, made), status=201, options=options)
         if request.method == "DELETE":
@@ -72,7 +72,7 @@ class Handlers:
             return answer(self._formed(request, resource, found))
         if request.method == "PUT":
             obj = parse_object(await request.read(), request.headers.get("Content-Type", ""))
-            options = _options(request.query, target)
+            options = _options(request, target)
             made = self._verbs.update(resource, target.namespace, target.name, obj, options)
             return answer(self._formed(request, resource, made), options=options)
         if request.method == "PATCH":
@@ -135,12 +135,27 @@ class Handlers:
         )
 
     async def _patch(self, request: web.Request, resource: Resource, target: Target) -> web.Response:
-        options = _options(request.query, target)
+        options = _options(request, target)
         content = request.headers.get("Content-Type", "")
         patch = parse_body(await request.read(), content)
-        change = _change(resource, content.partition(";")[0].strip(), patch)
+        media = content.partition(";")[0].strip()
+        if media == "application/apply-patch+yaml":
+            return self._apply(request, resource, target, patch)
+        change = _change(resource, media, patch)
         made = self._verbs.patch(resource, target.namespace, target.name, change, options)
         return answer(self._formed(request, resource, made), options=options)
+
+    def _apply(self, request: web.Request, resource: Resource, target: Target, config: object) -> web.Response:
+        if not isinstance(config, dict):
+            raise bad_request("a configuration to apply is an object")
+        if not request.query.get("fieldManager"):
+            raise bad_request(
+                "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch"
+            )
+        options = _options(request, target)
+        force = request.query.get("force") in ("true", "1")
+        made, new = self._verbs.apply(resource, target.namespace, target.name, config, options, force=force)
+        return answer(self._formed(request, resource, made), status=201 if new else 200, options=options)
 
     async def _delete(self, request: web.Request, resource: Resource, target: Target) -> web.Response:
         options, uid, version = await _delete_options(request, target)
@@ -183,7 +198,8 @@ def _selection(query: Mapping[str, str], target: Target) -> Selection:
     return Selection(target.namespace, query.get("labelSelector", ""), query.get("fieldSelector", ""))
 
 
-def _options(query: Mapping[str, str], target: Target) -> Options:
+def _options(request: web.Request, target: Target) -> Options:
+    query = request.query
     dry_run, validation = query.get("dryRun", ""), query.get("fieldValidation", "")
     if dry_run not in ("", "All"):
         raise bad_request(f'dryRun: Unsupported value: "{dry_run}": supported values: "All"')
@@ -191,14 +207,19 @@ def _options(query: Mapping[str, str], target: Target) -> Options:
         raise bad_request(
             f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
         )
-    return Options(dry_run=bool(dry_run), validation=validation or "Warn", subresource=target.subresource)
+    return Options(
+        dry_run=bool(dry_run),
+        validation=validation or "Warn",
+        subresource=target.subresource,
+        manager=query.get("fieldManager") or request.headers.get("User-Agent", "unknown").partition("/")[0],
+    )
 
 
 async def _delete_options(request: web.Request, target: Target) -> tuple[Options, str, str]:
     """What DeleteOptions say; propagation needs no heed, since nothing here owns anything."""
     body = await request.read()
     said = parse_object(body, request.headers.get("Content-Type", "")) if body else {}
-    options = _options(request.query, target)
+    options = _options(request, target)
     if said.get("dryRun") == ["All"]:
         options = Options(dry_run=True)
     preconditions = said.get("preconditions") or {}

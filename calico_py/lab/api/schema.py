@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from calico_py.lab.api.errors import Cause, Object
+from calico_py.lab.api.rules import broken, has_rules
 
 Raw = Mapping[str, Any]
 
@@ -34,8 +35,13 @@ _META = {
         "deletionGracePeriodSeconds": {"type": "integer"},
         "labels": _STRING_MAP,
         "annotations": _STRING_MAP,
-        "finalizers": {"type": "array", "items": {"type": "string"}},
-        "ownerReferences": {"type": "array", "items": {"type": "object", _PRESERVE: True}},
+        "finalizers": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+        "ownerReferences": {
+            "type": "array",
+            "items": {"type": "object", _PRESERVE: True},
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["uid"],
+        },
         "managedFields": {"type": "array", "items": {"type": "object", _PRESERVE: True}},
     },
 }  # fmt: skip
@@ -47,23 +53,31 @@ class Schema:
 
     Args:
         raw: openAPIV3Schema of the CRD; empty means that nothing below the metadata is known, or kept.
+
+    Attributes:
+        root: the same with what every object has: apiVersion, kind, metadata.
     """
 
     def __init__(self, raw: Raw | None = None) -> None:
         self.raw: Raw = raw or {}
-        self._root: Raw = {**self.raw, "properties": {**(self.raw.get("properties") or {}), **_ROOT}}
+        self.root: Raw = {**self.raw, "properties": {**(self.raw.get("properties") or {}), **_ROOT}}
+        self._ruled = has_rules(self.raw)
 
     def prune(self, obj: Object) -> list[str]:
         """Remove unknown fields in place; the answer is their paths."""
-        return list(_prune(self._root, obj, ""))
+        return list(_prune(self.root, obj, ""))
 
     def default(self, obj: Object) -> None:
         """Set the fields that are absent and have a default, in place."""
-        _default(self._root, obj)
+        _default(self.root, obj)
 
     def validate(self, obj: Object) -> list[Cause]:
         """Everything that the schema forbids, in the order of the fields."""
-        return list(_validate(self._root, obj, ""))
+        return list(_validate(self.root, obj, ""))
+
+    def break_rules(self, before: Object | None, after: Object) -> list[Cause]:
+        """What the CEL rules forbid of a change to an object that the schema allows."""
+        return list(broken(self.root, before, after)) if self._ruled else []
 
 
 def _join(path: str, name: str) -> str:

@@ -8,10 +8,10 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from calico_py.lab.api import errors, selectors
+from calico_py.lab.api import errors, ownership, selectors
 from calico_py.lab.api.errors import Cause, Object, bad_request
 from calico_py.lab.api.resources import Registry, Resource
 from calico_py.lab.api.storage import Change, Storage
@@ -32,12 +32,14 @@ class Options:
     Attributes:
         validation: ``Strict`` refuses unknown fields, ``Warn`` drops them with a warning, ``Ignore`` without.
         subresource: ``status``, or empty for the object itself.
+        manager: who writes, for managedFields; where empty, nothing is noted.
         warnings: collects the sentences that go back with the answer.
     """
 
     dry_run: bool = False
     validation: str = "Ignore"
     subresource: str = ""
+    manager: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -177,6 +179,43 @@ class Verbs:
             raise bad_request("the name of an object cannot be changed by a patch")
         return self._replace(resource, current, changed, options or Options())
 
+    def apply(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        config: Object,
+        options: Options,
+        *,
+        force: bool = False,
+    ) -> tuple[Object, bool]:
+        """Server-side apply by ``options.manager``; the answer says whether the object was made by it.
+
+        Raises:
+            ApiError: 409 where another manager has a field of the configuration, 422, 400.
+        """
+        config = self._place(resource, namespace, config)
+        meta = config["metadata"]
+        if meta.get("managedFields"):
+            raise bad_request("metadata.managedFields must be nil")
+        if meta.setdefault("name", name) != name:
+            raise bad_request(f"the name of the object ({meta['name']}) does not match the name on the URL ({name})")
+        if not options.subresource:
+            # Status is not for appliers of the object itself.
+            config = {key: value for key, value in config.items() if key != "status" or not resource.status}
+        writer = self._writer(resource, options, "Apply")
+        quiet = replace(options, manager="")
+        schema = resource.schema.root
+        if self.storage.get(resource.key, namespace, name) is None:
+            paths = frozenset(ownership.leaves(schema, config))
+            meta["managedFields"] = ownership.write([replace(writer, paths=paths)])
+            return self.create(resource, namespace, config, quiet), True
+
+        def change(live: Object) -> Object:
+            return ownership.applied(schema, live, config, writer, force=force)
+
+        return self.patch(resource, namespace, name, change, quiet), False
+
     def delete(
         self,
         resource: Resource,
@@ -265,6 +304,8 @@ class Verbs:
         name = after["metadata"].get("name", "")
         causes = _name_problems(name) if before is None else []
         causes += resource.schema.validate(after)
+        if not causes:
+            causes = resource.schema.break_rules(before, after)
         if causes:
             raise errors.invalid(resource.group, resource.kind, name, causes)
         self._admit(resource, before, after)
@@ -289,6 +330,8 @@ class Verbs:
                 obj["status"] = copied(current["status"])
         self._shape(resource, obj, options)
         meta = obj["metadata"]
+        if "managedFields" in old:
+            meta.setdefault("managedFields", old["managedFields"])
         for key in (*_SERVER_OWNED, "resourceVersion"):
             if key in old:
                 meta[key] = old[key]
@@ -302,6 +345,10 @@ class Verbs:
     def _put(self, resource: Resource, before: Object | None, after: Object, options: Options) -> Object:
         if before is not None and _in_version(resource, before) == after:
             return before
+        if options.manager:
+            writer = self._writer(resource, options, "Update")
+            fields = ownership.updated(resource.schema.root, before, after, writer)
+            after = {**after, "metadata": {**after["metadata"], "managedFields": fields}}
         if options.dry_run:
             return after
         meta = after["metadata"]
@@ -310,6 +357,11 @@ class Verbs:
         stored = self.storage.put(resource.key, after)
         self._written(resource, before, stored)
         return _in_version(resource, stored)
+
+    def _writer(self, resource: Resource, options: Options, operation: str) -> ownership.Entry:
+        return ownership.Entry(
+            options.manager, operation, resource.api_version, self.now(), frozenset(), options.subresource
+        )
 
     def _remove(self, resource: Resource, before: Object | None, last: Object) -> Object:
         gone = self.storage.remove(resource.key, last)
