@@ -35,14 +35,17 @@ class Learner:
         """Each peer's session; ``since`` on the clock of time.time()."""
         return self._rib.sessions()
 
-    def configure(self, me: Identity, peers: frozenset[Address]) -> None:
-        """Who this node is and whom it peers with. Paths are decided anew where that matters."""
+    def configure(self, me: Identity, peers: frozenset[Address]) -> bool:
+        """Who this node is and whom it peers with; True if that changed the outcome or who is in sync."""
+        before = dict(self._routes), self._rib.in_sync
         self._rib.configure(peers, time.time())
         if me != self._me:
             self._me = me
             self._routes.clear()
             self._decide(tuple(self._rib.prefixes()))
         self._wake.set()
+        self._decide(self._rib.take_changed())
+        return before != (self._routes, self._rib.in_sync)
 
     def learned(self) -> LearnedRoutes:
         """What BGP has to say to routing now."""

@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from ipaddress import IPv4Interface, IPv6Interface
 
 from calico_py.agent.addresses import Choice, Host, choose_address
 from calico_py.agent.config import AgentConfig
@@ -62,6 +63,18 @@ class OwnAddress:
         """The node's address of a family."""
         choice = self.choices.get(family)
         return choice.address if choice is not None else None
+
+    @property
+    def ipv4(self) -> IPv4Interface | None:
+        """The node's IPv4 address."""
+        found = self.address(4)
+        return found if isinstance(found, IPv4Interface) else None
+
+    @property
+    def ipv6(self) -> IPv6Interface | None:
+        """The node's IPv6 address."""
+        found = self.address(6)
+        return found if isinstance(found, IPv6Interface) else None
 
     def addresses(self) -> frozenset[Address]:
         """The node's addresses of both families."""

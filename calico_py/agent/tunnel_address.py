@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.requests import IPAMError, Tunnel
 from calico_py.kube.backoff import Backoff
+from calico_py.model.net import Address
 from calico_py.model.store import StoreError
 
 log = logging.getLogger(__name__)
@@ -47,22 +48,27 @@ class TunnelAddress:
         while True:
             await self._look.wait()
             self._look.clear()
-            if not self._needed():
-                continue
             try:
-                found = await self._allocator.ensure_tunnel_address(Tunnel.IPIP)
+                found = await self._find()
             except (IPAMError, StoreError) as error:
                 self._tell(f"tunl0 has no address: {error}")
                 await asyncio.sleep(backoff.wait())
                 self._look.set()
                 continue
             backoff.reset()
-            self._tell("" if found is not None else "tunl0 has no address: no pool with ipipMode selects this node")
+            missing = found is None and self._needed()
+            self._tell("tunl0 has no address: no pool with ipipMode selects this node" if missing else "")
             address = IPv4Address(int(found)) if found is not None else None
             if address != self.address:
                 log.info("address of tunl0: %s", address)
                 self.address = address
                 self._on_change()
+
+    async def _find(self) -> Address | None:
+        if self._needed():
+            return await self._allocator.ensure_tunnel_address(Tunnel.IPIP)
+        held = await self._allocator.lookup(Tunnel.IPIP.handle(self._allocator.node))
+        return held[0].address if held else None
 
     def _tell(self, problem: str) -> None:
         if problem and problem != self.problem:

@@ -1,0 +1,214 @@
+"""Loop: from all that is known to all that should be, to what is done about it; again at every change.
+
+Nothing is written before API in-sync. Whatever happens only marks dirty; one pass takes it all together.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from calico_py.agent.config import AgentConfig
+from calico_py.agent.learned import Learner
+from calico_py.agent.own_address import OwnAddress
+from calico_py.agent.publish import NodePublisher
+from calico_py.agent.receiver import Receiver, find_senders, resume, step, wants_ipip
+from calico_py.agent.sending import compute_sending
+from calico_py.agent.tunnel_address import TunnelAddress
+from calico_py.agent.view import ClusterView
+from calico_py.bgp.decide import Identity
+from calico_py.dataplane.converge import Applied, Dataplane
+from calico_py.dataplane.ipip import Engine
+from calico_py.model.bgp import LearnedRoutes
+from calico_py.model.cluster import ClusterState, Local
+from calico_py.model.intent import Intent, RouteClass, RouteIntent
+from calico_py.model.kernel import Addr, Kernel, Link
+from calico_py.model.kinds import encode_sending
+from calico_py.model.names import (
+    IPIP_DEVICE,
+    NODE_IPV4_IPIP_TUNNEL,
+    NODE_SENDING,
+    NODE_TUNNEL_ENGINE_LABEL,
+)
+from calico_py.model.net import Family, Network, family
+from calico_py.model.nodes import Node
+from calico_py.model.speaker import Speaker
+from calico_py.routing.compute import compute_intent
+
+log = logging.getLogger(__name__)
+
+DEBOUNCE = 0.01  # seconds: a burst of events is one pass
+RETRY = 1.0  # seconds after a pass that left something undone
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass knew, wanted and did."""
+
+    state: ClusterState
+    learned: LearnedRoutes
+    intent: Intent
+    applied: Applied
+    receiver: Receiver
+    uplink_mtu: Mapping[Family, int]
+
+
+class Loop:
+    """The convergence of one node.
+
+    Attributes:
+        last: the latest pass; None before the first.
+        problem: why there is no pass, as a sentence; empty if there are.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        view: ClusterView,
+        kernel: Kernel,
+        dataplane: Dataplane,
+        learner: Learner,
+        speaker: Speaker,
+        publisher: NodePublisher,
+        own: OwnAddress,
+        tunnel_address: TunnelAddress,
+    ) -> None:
+        self.last: Pass | None = None
+        self.problem = "not in sync with the API server yet"
+        self.uplink_mtu: dict[Family, int] = {}
+        self._config = config
+        self._view = view
+        self._kernel = kernel
+        self._dataplane = dataplane
+        self._learner = learner
+        self._speaker = speaker
+        self._publisher = publisher
+        self._own = own
+        self._tunnel_address = tunnel_address
+        self._receiver: Receiver | None = None
+        self._dirty = asyncio.Event()
+
+    def mark(self) -> None:
+        """Something changed: a pass is due."""
+        self._dirty.set()
+
+    async def run(self) -> None:
+        """Wait for API in-sync, then converge, for ever."""
+        await self._view.wait_in_sync()
+        self.mark()
+        while True:
+            await self._due()
+            self._dirty.clear()
+            await self._once()
+
+    async def _due(self) -> None:
+        """Return when a pass is due: something changed, something failed, or a receiver's time is up."""
+        try:
+            await asyncio.wait_for(self._dirty.wait(), self._patience())
+        except TimeoutError:
+            return
+        await asyncio.sleep(DEBOUNCE)
+
+    def _patience(self) -> float | None:
+        waits = []
+        if self.problem or (self.last is not None and (self.last.applied.failures or self.last.applied.problems)):
+            waits.append(RETRY)
+        if self._receiver is not None and self._receiver.deadline is not None:
+            waits.append(max(0.0, self._receiver.deadline - time.monotonic()))
+        return min(waits, default=None)
+
+    async def _once(self) -> None:
+        state = self._state()
+        if state is None:
+            return
+        self.problem = ""
+        self.uplink_mtu = await self._uplink_mtu()
+        receiver = self._step(state)
+        local = Local(
+            node=self._config.node,
+            ipip_address=self._tunnel_address.address,
+            ipip_receiver=receiver.open,
+            uplink_mtu=self.uplink_mtu,
+            bgp=self._config.bgp,
+        )
+        learned = self._learner.learned()
+        intent = compute_intent(state, learned, local)
+        own = self._own.addresses()
+        applied = await self._dataplane.apply(intent, learned, own)
+        self.last = Pass(state, learned, intent, applied, receiver, dict(self.uplink_mtu))
+        self._publish(self.last)
+        self._speaker.set(peers=intent.peers, advertisements=intent.advertisements)
+        identity = Identity(
+            as_number=next((peer.local_as for peer in intent.peers), state.bgp.as_number),
+            router_ids=frozenset(peer.router_id for peer in intent.peers),
+            addresses=own,
+        )
+        if self._learner.configure(identity, frozenset(peer.address for peer in intent.peers)):
+            self.mark()
+
+    def _state(self) -> ClusterState | None:
+        """The cluster with this node's own addresses as they are, whatever its annotations say by now."""
+        state = self._view.state()
+        me = state.nodes.get(self._config.node)
+        if me is None or not self._own.addresses():
+            self.problem = self._own.problem or f"Node {self._config.node} does not exist yet"
+            return None
+        mine = replace(me, ipv4=self._own.ipv4, ipv6=self._own.ipv6, as_number=self._config.as_number or me.as_number)
+        return replace(state, nodes={**state.nodes, me.name: mine})
+
+    def _step(self, state: ClusterState) -> Receiver:
+        now = time.monotonic()
+        if self._receiver is None:
+            announced = state.nodes[self._config.node].ipip_tunnel is not None
+            self._receiver = resume(announced=announced, now=now)
+        wanted = wants_ipip(state.pools.values())
+        senders = find_senders(self._config.node, state.nodes.values(), state.pools.values())
+        following = step(self._receiver, wanted=wanted, senders=bool(senders), now=now)
+        if following.phase != self._receiver.phase:
+            log.info("IPIP receiver: %s, was %s", following.phase, self._receiver.phase)
+        self._receiver = following
+        return following
+
+    async def _uplink_mtu(self) -> dict[Family, int]:
+        own = self._own.addresses()
+        mtus = {link.ifindex: link.mtu for link in await self._kernel.dump(Link)}
+        found = (addr for addr in await self._kernel.dump(Addr) if addr.interface.ip in own)
+        return {family(addr.interface): mtus[addr.ifindex] for addr in found if addr.ifindex in mtus}
+
+    def _publish(self, done: Pass) -> None:
+        """Tell the others what is now true: after apply, never before."""
+        me = done.state.nodes[self._config.node]
+        ipip = done.applied.ipip
+        stands = done.receiver.announced and ipip.address is not None and (ipip.ready or _is_announced(me))
+        sending = compute_sending(
+            _tunnel_routes(done.applied),
+            done.intent.destinations,
+            done.state.pools,
+            previous=me.sending,
+            now=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        userspace = done.receiver.open and ipip.engine == Engine.USERSPACE
+        self._publisher.set(
+            annotations={
+                NODE_IPV4_IPIP_TUNNEL: str(ipip.address) if stands else None,
+                NODE_SENDING: encode_sending(sending),
+            },
+            labels={NODE_TUNNEL_ENGINE_LABEL: "userspace" if userspace else None},
+        )
+
+
+def _is_announced(me: Node) -> bool:
+    """An engine that restarts does not take the announcement back: it is there again in a moment."""
+    return me.ipip_tunnel is not None
+
+
+def _tunnel_routes(applied: Applied) -> dict[Network, RouteIntent]:
+    """The routes through the tunnel that the kernel has."""
+    return {
+        key.dst: RouteIntent(key.dst, RouteClass.TUNNEL, device=IPIP_DEVICE)
+        for key, route in applied.installed.items()
+        if any(hop.ifindex == applied.ipip.ifindex for hop in route.next_hops)
+    }
