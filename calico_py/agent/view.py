@@ -49,11 +49,18 @@ class ClusterView:
     Args:
         node: name of this node.
         on_change: called when anything changed; must not block.
+        on_pools: called before on_change when it was a pool.
     """
 
-    def __init__(self, store: Store, node: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, node: str, on_change: Callable[[], None], on_pools: Callable[[], None] = lambda: None
+    ) -> None:
+        def on_pool_change() -> None:
+            on_pools()
+            on_change()
+
         self.nodes = Reflector(store, NODES, on_change)
-        self.pools = Reflector(store, IP_POOLS, on_change)
+        self.pools = Reflector(store, IP_POOLS, on_pool_change)
         self.affinities = Reflector(store, BLOCK_AFFINITIES, on_change)
         self.own_blocks = Reflector(store, IPAM_BLOCKS, on_change, fields=f"spec.affinity=host:{node}")
         self.lending_blocks = Reflector(store, IPAM_BLOCKS, on_change, labels=f"{LABEL_BORROWED}=true")

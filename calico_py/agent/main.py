@@ -1,0 +1,276 @@
+"""The composition root: makes the parts of the agent, joins them, and runs until told to stop.
+
+One loop, one thread, one TaskGroup: a part that dies ends the process, and the process restarts with no packet lost.
+Nothing is taken down at the end: routes, devices and sessions stay as they are.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from calico_py.agent.config import AgentConfig
+from calico_py.agent.learned import Learner
+from calico_py.agent.loop import Loop
+from calico_py.agent.mtu import choose_pod_mtu
+from calico_py.agent.own_address import OwnAddress
+from calico_py.agent.pool_writer import read_cluster_cidrs, write_default_pools
+from calico_py.agent.pools import Surroundings as PoolSurroundings
+from calico_py.agent.pools import ula
+from calico_py.agent.publish import NodePublisher
+from calico_py.agent.receiver import wants_ipip
+from calico_py.agent.spellings import Engine
+from calico_py.agent.tunnel_address import TunnelAddress
+from calico_py.agent.view import ClusterView
+from calico_py.bgp.speaker import ExaBGPSpeaker
+from calico_py.cni.deferred import DeferredDels
+from calico_py.cni.server import Server
+from calico_py.cni.verbs import Plugin, Surroundings
+from calico_py.dataplane.converge import Dataplane
+from calico_py.dataplane.netlink import LinuxKernel
+from calico_py.dataplane.wiring import NetlinkPodWiring
+from calico_py.ipam.allocator import Allocator
+from calico_py.ipam.choice import selects_node
+from calico_py.ipam.reconcile import Living
+from calico_py.kube.backoff import Backoff
+from calico_py.kube.client import connect
+from calico_py.model.intent import Problem
+from calico_py.model.kernel import Addr, Kernel, Link
+from calico_py.model.net import FAMILIES, Family
+from calico_py.model.pools import AllowedUse, IPPool
+from calico_py.model.store import Store, StoreError
+from calico_py.routing.pools import select_pools
+
+log = logging.getLogger(__name__)
+
+STATE = Path("/var/lib/calico-py")
+RUN = Path("/run/calico-py")
+
+
+@dataclass(slots=True)
+class Agent:
+    """The parts of a running agent, for status.
+
+    Attributes:
+        env_problems: where pools differ from the environment.
+    """
+
+    config: AgentConfig
+    store: Store
+    kernel: Kernel
+    view: ClusterView
+    publisher: NodePublisher
+    own: OwnAddress
+    allocator: Allocator
+    tunnel_address: TunnelAddress
+    speaker: ExaBGPSpeaker
+    learner: Learner
+    dataplane: Dataplane
+    wiring: NetlinkPodWiring
+    loop: Loop
+    env_problems: tuple[Problem, ...] = field(default=())
+
+    def pools(self) -> tuple[IPPool, ...]:
+        """The pools that may be used."""
+        return select_pools(self.view.pools.objects.values()).usable
+
+    def families(self) -> tuple[Family, ...]:
+        """Of which a pod of this node gets an address: those with a pool that selects the node."""
+        labels = _labels(self.view, self.config.node)
+        serving = [
+            pool
+            for pool in self.pools()
+            if not pool.disabled and AllowedUse.WORKLOAD in pool.allowed_uses and selects_node(pool, labels)
+        ]
+        return tuple(f for f in FAMILIES if any(pool.cidr.version == f for pool in serving))
+
+    def not_ready(self) -> str:
+        """Why no ADD can be served now, as a sentence; empty if it can."""
+        late = [watched for watched in self.view.watched() if not watched.in_sync]
+        if late:
+            what = ", ".join(watched.plural for watched in late)
+            return f"not in sync with the API server yet ({what}): {late[0].error or 'the first list has not come yet'}"
+        if self.own.problem:
+            return self.own.problem
+        if not self.families():
+            return "no IPPool serves this node: create one, or set CALICO_IPV4POOL_CIDR"
+        return ""
+
+    def pod_mtu(self) -> int:
+        """Of the pods that are made now, bytes."""
+        return choose_pod_mtu(self.config.mtu, self.loop.uplink_mtu, self.pools()).mtu
+
+
+async def run(config: AgentConfig) -> None:
+    """Run the agent until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with compose(config) as agent:
+        await _run_until(stop, agent)
+
+
+@contextlib.asynccontextmanager
+async def compose(config: AgentConfig) -> AsyncIterator[Agent]:
+    """All parts, joined, none running yet."""
+    async with connect(config.kubeconfig) as store, LinuxKernel() as kernel:
+        wiring = NetlinkPodWiring()
+        try:
+            yield _join(config, store, kernel, wiring)
+        finally:
+            wiring.close()
+
+
+def _join(config: AgentConfig, store: Store, kernel: Kernel, wiring: NetlinkPodWiring) -> Agent:
+    reactions: list[Callable[[], None]] = []
+    pool_reactions: list[Callable[[], None]] = []
+
+    def on_change() -> None:
+        for react in reactions:
+            react()
+
+    def on_pools() -> None:
+        for react in pool_reactions:
+            react()
+
+    view = ClusterView(store, config.node, on_change, on_pools)
+    publisher = NodePublisher(store, config.node, lambda: view.nodes.objects.get(config.node))
+    own = OwnAddress(config, store, kernel, publisher, on_change=on_change)
+    allocator = Allocator(
+        store,
+        node=config.node,
+        labels=lambda: _labels(view, config.node),
+        pools=lambda: select_pools(view.pools.objects.values()).usable,
+        config=view.ipam_configuration,
+        now=lambda: datetime.now(UTC),
+        taken=lambda: [affinity.cidr for affinity in view.affinities.objects.values()],
+    )
+    tunnel_address = TunnelAddress(
+        allocator, needed=lambda: wants_ipip(view.pools.objects.values()), on_change=on_change
+    )
+    speaker = ExaBGPSpeaker()
+    learner = Learner(speaker, on_change)
+    dataplane = Dataplane(kernel, state_dir=STATE, allow_kernel_ipip=config.engine != Engine.USERSPACE)
+    loop = Loop(
+        config,
+        view=view,
+        kernel=kernel,
+        dataplane=dataplane,
+        learner=learner,
+        speaker=speaker,
+        publisher=publisher,
+        own=own,
+        tunnel_address=tunnel_address,
+    )
+    reactions += [loop.mark, publisher.refresh]
+    pool_reactions += [tunnel_address.refresh]
+    return Agent(
+        config=config,
+        store=store,
+        kernel=kernel,
+        view=view,
+        publisher=publisher,
+        own=own,
+        allocator=allocator,
+        tunnel_address=tunnel_address,
+        speaker=speaker,
+        learner=learner,
+        dataplane=dataplane,
+        wiring=wiring,
+        loop=loop,
+    )
+
+
+async def _run_until(stop: asyncio.Event, agent: Agent) -> None:
+    plugin = Plugin(
+        wiring=agent.wiring,
+        addresses=agent.allocator,
+        surroundings=Surroundings(ready=agent.not_ready, families=agent.families, mtu=agent.pod_mtu),
+        deferred=DeferredDels(STATE / "del"),
+    )
+    async with asyncio.TaskGroup() as tasks:
+        parts = {
+            "reflectors": agent.view.run(),
+            "kernel events": _follow_kernel(agent),
+            "own address": agent.own.run(),
+            "node annotations": agent.publisher.run(),
+            "pod devices": agent.wiring.run(),
+            "cni": Server(plugin, path=RUN / "cni.sock").serve(),
+            "start": _start(agent),
+            "tunnel address": _follow_tunnel_address(agent),
+            "convergence": agent.loop.run(),
+            "resync": _resync(agent),
+        }
+        if agent.config.bgp:
+            parts["bgp"] = agent.learner.run()
+        running = [tasks.create_task(part, name=name) for name, part in parts.items()]
+        await stop.wait()
+        log.info("told to stop; routes, devices and sessions stay")
+        for task in running:
+            task.cancel()
+
+
+async def _start(agent: Agent) -> None:
+    """What is done once, when the API is in sync: the environment's pools, then what an earlier agent left undone."""
+    await agent.view.wait_in_sync()
+    backoff = Backoff()
+    while True:
+        try:
+            agent.env_problems = await write_default_pools(
+                agent.store,
+                agent.config.pools,
+                generation=agent.config.generation,
+                surroundings=await _pool_surroundings(agent),
+            )
+            for problem in agent.env_problems:
+                log.warning("%s", problem.message)
+            report = await agent.allocator.reconcile(Living(containers=await agent.wiring.list_containers()))
+            log.info("addresses: %d in use, %d of dead containers freed", report.kept, len(report.released.released))
+            return
+        except StoreError as error:
+            log.warning("pools and addresses are not looked after yet: %s", error)
+            await asyncio.sleep(backoff.wait())
+
+
+async def _pool_surroundings(agent: Agent) -> PoolSurroundings:
+    addresses = [addr.interface.ip for addr in await agent.kernel.dump(Addr)]
+    return PoolSurroundings(
+        addresses=addresses,
+        ipv6=any(address.version == 6 for address in addresses),
+        random_ula=lambda: ula(os.urandom(5)),
+        cluster_cidrs=await read_cluster_cidrs(agent.store),
+    )
+
+
+async def _follow_kernel(agent: Agent) -> None:
+    async for event in agent.kernel.events():
+        if agent.dataplane.on_event(event):
+            agent.loop.mark()
+        if event.kind in (Addr, Link, None):
+            agent.own.refresh()
+
+
+async def _follow_tunnel_address(agent: Agent) -> None:
+    """The tunnel's address comes from IPAM, which needs the pools."""
+    await agent.view.wait_in_sync()
+    agent.tunnel_address.refresh()
+    await agent.tunnel_address.run()
+
+
+async def _resync(agent: Agent) -> None:
+    """Read the whole kernel again now and then: what no event told."""
+    while True:
+        await asyncio.sleep(agent.config.resync_interval)
+        await agent.dataplane.resync()
+        agent.tunnel_address.refresh()
+        agent.loop.mark()
+
+
+def _labels(view: ClusterView, node: str) -> dict[str, str]:
+    found = view.nodes.objects.get(node)
+    return dict(found.meta.labels) if found is not None else {}
