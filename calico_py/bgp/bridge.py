@@ -32,6 +32,7 @@ CHUNK = 100  # prefixes in one announcement line
 SYNC_LIMIT = 120.0  # seconds that a peer without End-of-RIB gets before its stale paths go
 PROBE_FIRST, PROBE_LONGEST = 0.05, 2.0  # seconds between the tries of a reload
 RETIRE_LIMIT = 3.0  # seconds for the withdrawals to a neighbour that is about to go
+MAX_PATHS = 100_000  # of one neighbour, to bound the memory; the agent's own limit is far below
 BACKLOG = 50_000  # lines above twice the table that may wait for an agent which does not read
 
 ATTRIBUTES = (
@@ -86,9 +87,9 @@ class Session:
         self.since = now
         self.reason = ""
         self.asn: list[object] = [0, 0]
-        self.opened: Json = {}
+        self.opened: Json = {}  # the OPEN of the present or last connection
+        self.granted: Json = {}  # the OPEN of the session that is or was last up
         self.refused: Json = {}  # the last NOTIFICATION received
-        self.was_up = False
         self.paths: dict[tuple[str, int], str] = {}
         self.stale: set[tuple[str, int]] = set()
         self.stale_until = 0.0
@@ -100,18 +101,18 @@ class Session:
         """The one family that a session carries: that of its own addresses."""
         return "ipv6 unicast" if ":" in self.peer else "ipv4 unicast"
 
-    def line(self, now: float) -> str:
-        """The session as the agent is told of it."""
+    def line(self, now: float, *, up: bool) -> str:
+        """The session as the agent is told of it: as it is, or, of one that is lost, as it was."""
         return json.dumps(
             {
                 "kind": "session",
                 "peer": self.peer,
-                "state": self.state,
+                "state": "up" if up else "down",
                 "age": round(max(0.0, now - self.since), 3),
-                "reason": self.reason,
+                "reason": "" if up else self.reason,
                 "asn": self.asn,
-                "open": self.opened,
-                "notification": self.refused,
+                "open": self.granted if up else self.opened,
+                "notification": {} if up else self.refused,
             }
         )
 
@@ -202,17 +203,18 @@ class Bridge:
             session.since = now
         session.state, session.reason = state, reason
         if state == "up":
-            session.was_up, session.eor = True, []
-            if session.stale and not session.opened.get("forwarding"):
-                self._tell_gone(session, session.drop_stale())
+            session.granted, session.eor = session.opened, []
+            if not session.granted.get("forwarding"):
+                session.drop_stale()  # the agent does the same by itself
             session.stale_until = now + SYNC_LIMIT
         elif was_up:
             session.eor = []
+            session.drop_stale()
             session.stale = set(session.paths)
-            session.stale_until = now + float(str(session.opened.get("restart_time", 0)))
+            session.stale_until = now + _seconds(session.granted)
             if session.stale_until == now:
                 session.drop_stale()
-        self._tell(session.line(now))
+        self._tell(session.line(now, up=state == "up"))
         if state == "up":
             session.told = dict.fromkeys(session.told, "")  # ExaBGP forgot or not: tell it all again
             self._announce([session])
@@ -243,6 +245,9 @@ class Bridge:
                     f'"router_id": {json.dumps(session.opened.get("router_id", ""))}, "attributes": {kept}'
                 )
                 for key in _keys(prefixes):
+                    if len(session.paths) >= MAX_PATHS and key not in session.paths:
+                        self.unread += 1
+                        continue
                     session.paths[key] = value
                     session.stale.discard(key)
                     self._tell(session.path_line(key), (session.peer, *key))
@@ -280,18 +285,14 @@ class Bridge:
         """As history: what a session that is lost had announced comes between its up and its down."""
         if session.stale and now > session.stale_until:
             session.drop_stale()
-        if session.state != "up" and session.was_up:
-            state, session.state = session.state, "up"
-            self._tell(session.line(now))
-            session.state = state
-        else:
-            self._tell(session.line(now))
+        lost = session.state != "up" and bool(session.granted)
+        self._tell(session.line(now, up=lost or session.state == "up"))
         for key in session.paths:
             self._tell(session.path_line(key), (session.peer, *key))
         for family in session.eor:
             self._tell(json.dumps({"kind": "eor", "peer": session.peer, "family": family}))
-        if session.state != "up" and session.was_up:
-            self._tell(session.line(now))
+        if lost:
+            self._tell(session.line(now, up=False))
 
     def agent_lost(self) -> None:
         """Nobody listens any more."""
@@ -435,6 +436,11 @@ def _dict(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise TypeError(f"{value!r} is no object")
     return value
+
+
+def _seconds(opened: Json) -> float:
+    value = opened.get("restart_time", 0)
+    return float(value) if isinstance(value, int) else 0.0
 
 
 def _keys(prefixes: object) -> Iterator[tuple[str, int]]:

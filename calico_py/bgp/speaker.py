@@ -90,7 +90,7 @@ class ExaBGPSpeaker:
     ) -> AsyncIterator[SpeakerEvent]:
         link = self._link = _Link(writer)
         yield ReplayStarted()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: a line above LINE_LIMIT
             while line := await reader.readline():
                 record = exabgp_lines.parse(line.decode("utf-8", "replace"), self._peers)
                 if isinstance(record, Hello | Announced | Configured | Retired):

@@ -90,7 +90,8 @@ def run(files: SpeakerFiles, environment: Mapping[str, str]) -> None:
         try:
             _watch(child, stop)
         except SpeakerError:
-            if child.returncode is not None and time.monotonic() - began < EARLY:
+            # Killed by a signal it has a negative one, and the configuration is not to blame.
+            if (child.returncode or 0) > 0 and time.monotonic() - began < EARLY:
                 _set_aside(files.config)
             child.kill()
             raise
