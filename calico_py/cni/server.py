@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from calico_py.cni.config import NEWEST, version_of
+from calico_py.cni.config import NEWEST, Verb, version_of
 from calico_py.cni.errors import CNIError, Code
 from calico_py.cni.results import render_error
 from calico_py.cni.verbs import Plugin
@@ -27,7 +27,7 @@ _BACKLOG = 1024
 _CHUNK = 64 << 10
 
 Observe = Callable[[str, int, float], None]
-"""Called after each call with its verb (``?`` if it has none), code (0 for success) and seconds."""
+"""Called after each call with its verb (``?`` if it has none that we know), code (0 for success) and seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +121,8 @@ class Server:
             told = CNIError(Code.INTERNAL, "calico-py has a defect", f"{type(error).__name__}: {error}")
             return pack_answer(1, render_error(version_of(request.stdin), told))
         finally:
-            self._observe(request.env.get("CNI_COMMAND", "?"), code, time.monotonic() - start)
+            verb = request.env.get("CNI_COMMAND", "")
+            self._observe(verb if verb in set(Verb) else "?", code, time.monotonic() - start)
 
 
 def listen(path: Path) -> socket.socket:

@@ -29,7 +29,7 @@
 #define LOOK "; look at the calico-node pod of this node"
 
 enum { WIRE_VERSION = 1, HEADER = 16, ENV_MAX = 64 << 10, STDIN_MAX = 4 << 20, ANSWER_MAX = 4 << 20 };
-enum { APPEAR_MS = 5000, POLL_MS = 20, ADD_MS = 90000, DEL_MS = 30000, STATUS_MS = 2000 };
+enum { APPEAR_MS = 5000, POLL_MS = 20, ADD_MS = 90000, DEL_MS = 10000, STATUS_MS = 2000 };
 enum { CODE_ENV = 4, CODE_IO = 5, CODE_LATER = 11, CODE_UNAVAILABLE = 50 }; /* of the specification */
 enum outcome { ANSWERED, ABSENT, LOST }; /* ABSENT: the agent has not begun, the call may be sent again */
 
