@@ -29,6 +29,7 @@ from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
 from calico_py.bgp.speaker import ExaBGPSpeaker
 from calico_py.cni.deferred import DeferredDels
+from calico_py.cni.installer import install_conflist
 from calico_py.cni.server import Server
 from calico_py.cni.verbs import Plugin, Surroundings
 from calico_py.dataplane.converge import Dataplane
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 STATE = Path("/var/lib/calico-py")
 RUN = Path("/run/calico-py")
+_READY_POLL = 0.1  # seconds
 
 
 @dataclass(slots=True)
@@ -80,14 +82,16 @@ class Agent:
         return select_pools(self.view.pools.objects.values()).usable
 
     def families(self) -> tuple[Family, ...]:
-        """Of which a pod of this node gets an address: those with a pool that selects the node."""
+        """Of which a pod of this node gets an address: those that the node has, with a pool that selects the node."""
         labels = _labels(self.view, self.config.node)
         serving = [
             pool
             for pool in self.pools()
             if not pool.disabled and AllowedUse.WORKLOAD in pool.allowed_uses and selects_node(pool, labels)
         ]
-        return tuple(f for f in FAMILIES if any(pool.cidr.version == f for pool in serving))
+        return tuple(
+            f for f in FAMILIES if self.own.address(f) is not None and any(pool.cidr.version == f for pool in serving)
+        )
 
     def not_ready(self) -> str:
         """Why no ADD can be served now, as a sentence; empty if it can."""
@@ -205,6 +209,7 @@ async def _run_until(stop: asyncio.Event, agent: Agent) -> None:
             "tunnel address": _follow_tunnel_address(agent),
             "convergence": agent.loop.run(),
             "resync": _resync(agent),
+            "network configuration": _install_conflist(agent),
         }
         if agent.config.bgp:
             parts["bgp"] = agent.learner.run()
@@ -218,6 +223,7 @@ async def _run_until(stop: asyncio.Event, agent: Agent) -> None:
 async def _start(agent: Agent) -> None:
     """What is done once, when the API is in sync: the environment's pools, then what an earlier agent left undone."""
     await agent.view.wait_in_sync()
+    await agent.own.wait()
     backoff = Backoff()
     while True:
         try:
@@ -237,11 +243,22 @@ async def _start(agent: Agent) -> None:
             await asyncio.sleep(backoff.wait())
 
 
+async def _install_conflist(agent: Agent) -> None:
+    """With the network configuration in place the node becomes Ready: not before ADD can be served."""
+    while reason := agent.not_ready():
+        log.debug("network configuration not written yet: %s", reason)
+        await asyncio.sleep(_READY_POLL)
+    if install_conflist(
+        Path(agent.config.cni_conf_dir), bin_directory=Path(agent.config.cni_bin_dir), name=agent.config.cni_conf_name
+    ):
+        log.info("wrote %s/%s", agent.config.cni_conf_dir, agent.config.cni_conf_name)
+
+
 async def _pool_surroundings(agent: Agent) -> PoolSurroundings:
     addresses = [addr.interface.ip for addr in await agent.kernel.dump(Addr)]
     return PoolSurroundings(
         addresses=addresses,
-        ipv6=any(address.version == 6 for address in addresses),
+        ipv6=agent.own.address(6) is not None,
         random_ula=lambda: ula(os.urandom(5)),
         cluster_cidrs=await read_cluster_cidrs(agent.store),
     )

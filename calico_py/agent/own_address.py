@@ -57,6 +57,7 @@ class OwnAddress:
         self._publisher = publisher
         self._on_change = on_change
         self._look = asyncio.Event()
+        self._looked = asyncio.Event()
         self._node = OwnNode(Meta(config.node))
 
     def address(self, family: Family) -> Interface | None:
@@ -79,6 +80,10 @@ class OwnAddress:
     def addresses(self) -> frozenset[Address]:
         """The node's addresses of both families."""
         return frozenset(found.ip for found in map(self.address, FAMILIES) if found is not None)
+
+    async def wait(self) -> None:
+        """Return once the node's addresses have been looked up."""
+        await self._looked.wait()
 
     def refresh(self) -> None:
         """Addresses of the host changed: look again."""
@@ -125,6 +130,7 @@ class OwnAddress:
             for family, choice in choices.items():
                 log.info("IPv%d address %s: %s", family, choice.address, choice.reason)
             self._on_change()
+        self._looked.set()
         self._publisher.set(
             annotations={
                 ANNOTATIONS[family]: str(choice.address) if choice.address is not None else None

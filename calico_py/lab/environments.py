@@ -38,8 +38,8 @@ def compute_environment(
         "KUBECONFIG": nodes.KUBECONFIG,
         "CALICO_IPV4POOL_CIDR": spec.pool(4) or "none",
         "CALICO_IPV4POOL_IPIP": str(spec.ipip),
+        "CALICO_IPV6POOL_CIDR": spec.pool(6) or "none",
+        "IP6": "autodetect",
         "CALICO_PY_POD_TEMPLATE_GENERATION": str(generation),
     }
-    if spec.pool(6):
-        environment["CALICO_IPV6POOL_CIDR"] = spec.pool(6)
     return environment | dict(extra or {})
