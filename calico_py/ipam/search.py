@@ -6,8 +6,9 @@ calico-py's own default, an address that cools down is given again before the re
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from calico_py.ipam import blocks
@@ -19,6 +20,7 @@ from calico_py.ipam.requests import AddressTakenError, Assigned, ContendedError,
 from calico_py.ipam.walks import walk_blocks
 from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
 from calico_py.model.kinds import IPAM_BLOCKS
+from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED
 from calico_py.model.net import Address, Family, Network, contains, network_at
 from calico_py.model.pools import IPPool
@@ -74,6 +76,9 @@ class _Survey:
     number: int
 
 
+_NEVER = Want(4, 0, Attribute(), (), IPAMConfiguration(Meta("")), since=-1)
+
+
 class Search:
     """The search of one node. One claim goes on at a time; assigning from blocks never waits for it.
 
@@ -101,21 +106,25 @@ class Search:
         self._reserved = reserved
         self._taken = taken
         self._claiming = asyncio.Lock()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._loaded = False
-        self._changes = 0
+        self._loaded_at = 0
         self._moment = 0
         self._searching = 0
         self._survey = _Survey({}, 0)
+        self._failure = _NEVER
 
     async def load(self, *, again: bool = False) -> None:
         """Read the node's blocks and settle what a crash left half-done, once, or again."""
-        if self._loaded and not again:
-            return
-        async with self._claiming:
-            if not self._loaded or again:
+        while not (self._idle.is_set() or (self._loaded and not again)):
+            await self._idle.wait()
+        if again or not self._loaded:
+            async with self._exclusive():
                 await self._reload()
 
     async def _reload(self) -> None:
+        self._loaded_at = self._moment
         found = [block.cidr for block in await self._claims.list_own()]
         kept = [cidr for cidr in self.own if cidr in found]
         self.own = kept + [cidr for cidr in found if cidr not in kept]
@@ -143,6 +152,7 @@ class Search:
             self._searching -= 1
             if not self._searching:
                 self._survey = _Survey({}, 0)  # thousands of blocks, of no use to a later request
+                self._failure = _NEVER
 
     async def take_address(
         self, address: Address, pool: IPPool, owner: Attribute, config: IPAMConfiguration, got: list[Assigned]
@@ -158,9 +168,8 @@ class Search:
         for _ in range(RETRIES):
             block = await self._writer.latest(cidr)
             if block is None:
-                async with self._claiming:
-                    if await self._claim(cidr):
-                        self._changes += 1
+                async with self._exclusive():
+                    await self._claim(cidr)
                 continue
             change = AssignAddress(address, owner, self._node if config.strict_affinity else None, self._now, pool.name)
             try:
@@ -177,19 +186,20 @@ class Search:
 
     async def give_back(self, cidr: Network) -> None:
         """Release one of the node's blocks if it is empty."""
-        async with self._claiming:
+        async with self._exclusive():
             if await self._claims.release(cidr, self._node) and cidr in self.own:
                 self.own.remove(cidr)
 
     async def _find(self, want: Want) -> None:
         for _ in range(RETRIES):
-            seen = self._changes
             await self._take_own(want, cooldown_of(want.config))
+            while want.missing and not self._idle.is_set():
+                await self._idle.wait()  # all who wait for a claim go on at once, so that one write serves them
+                await self._take_own(want, cooldown_of(want.config))
             if not want.missing:
                 return
-            async with self._claiming:
-                if self._changes == seen and not await self._claim_next(want):
-                    break
+            if not await self._claim_or_share(want):
+                break
         else:
             raise ContendedError(f"node {self._node}: {RETRIES} blocks were claimed and none had an address left")
         await self._borrow(want)
@@ -198,6 +208,27 @@ class Search:
         if want.missing:
             pools = [f"{pool.name} ({pool.cidr})" for pool in want.pools]
             raise ExhaustedError(node=self._node, family=want.family, pools=pools, reasons=want.reasons)
+
+    @asynccontextmanager
+    async def _exclusive(self) -> AsyncIterator[None]:
+        async with self._claiming:
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                self._idle.set()
+
+    async def _claim_or_share(self, want: Want) -> bool:
+        """Try to get the node a block; a failure that began after this request came, for the same pools, is its own."""
+        failure = self._failure
+        if failure.since < want.since or (failure.pools, failure.config) != (want.pools, want.config):
+            began = self._moment
+            async with self._exclusive():
+                if await self._claim_next(want):
+                    return True
+            failure = self._failure = replace(want, since=began, got=[])
+        want.reasons = list(failure.reasons)
+        return False
 
     async def _take_own(self, want: Want, cooldown: timedelta) -> None:
         for cidr in tuple(self.own):
@@ -235,10 +266,10 @@ class Search:
 
     async def _claim_next(self, want: Want) -> bool:
         """Try to get the node a block with a free address; True if it is worth looking again."""
-        await self._reload()
+        if self._loaded_at < want.since:
+            await self._reload()
         fresh = [c for c in self.own if pool_of(want.pools, c) and self._may_give(c, cooldown_of(want.config))]
         if fresh:
-            self._changes += 1
             return True
         if self.block_limit_reached(want):
             limit = block_limit_of(want.config)
@@ -249,10 +280,7 @@ class Search:
         if not want.config.auto_allocate_blocks:
             want.reasons.append("IPAMConfiguration default has autoAllocateBlocks false, so no new block is claimed")
             return False
-        if not (await self._claim_unclaimed(want) or await self._claim_reclaimed(want)):
-            return False
-        self._changes += 1
-        return True
+        return await self._claim_unclaimed(want) or await self._claim_reclaimed(want)
 
     async def _claim_unclaimed(self, want: Want) -> bool:
         taken = self._taken()
