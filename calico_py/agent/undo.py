@@ -1,0 +1,79 @@
+"""`calico-py node --cleanup`: takes back what the agent made on its node, in the kernel, in files and in the API."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from calico_py.agent.config import AgentConfig
+from calico_py.dataplane.cleanup import cleanup
+from calico_py.dataplane.netlink import LinuxKernel
+from calico_py.dataplane.sysctls import SysctlKeeper
+from calico_py.kube.client import connect
+from calico_py.kube.transport import CredentialsError
+from calico_py.model.kinds import NODES
+from calico_py.model.names import (
+    NODE_IPV4_ADDRESS,
+    NODE_IPV4_IPIP_TUNNEL,
+    NODE_IPV6_ADDRESS,
+    NODE_SENDING,
+    NODE_TUNNEL_ENGINE_LABEL,
+)
+from calico_py.model.net import InvalidError
+from calico_py.model.store import NotFoundError, StoreError
+
+log = logging.getLogger(__name__)
+
+STATE = Path("/var/lib/calico-py")
+RUN = Path("/run/calico-py")
+SETTINGS = "sysctls.json"
+PLUGIN = "calico"
+
+# Seconds for which the API server is waited for: the node's own kernel is what matters.
+_API_TIMEOUT = 5.0
+
+
+async def undo(config: AgentConfig, *, state: Path = STATE, run: Path = RUN) -> list[str]:
+    """Remove routes, devices, rules, files and the Node's annotations; put settings back.
+
+    Blocks and addresses stay claimed in the API: they are freed when the Node is deleted.
+
+    Args:
+        config: names the node and where CNI's files are.
+        state: folder of what the agent remembers.
+        run: folder of its sockets.
+
+    Returns:
+        sentences about what could not be removed; empty if nothing is left.
+    """
+    problems = _remove_conflist(config)
+    problems += await _withdraw(config)
+    async with LinuxKernel() as kernel:
+        problems += await cleanup(kernel, SysctlKeeper(kernel, state / SETTINGS), [state, run])
+    return problems
+
+
+def _remove_conflist(config: AgentConfig) -> list[str]:
+    """First of all, so that no pod is sent here any more; then the executable."""
+    problems = []
+    for path in (Path(config.cni_conf_dir) / config.cni_conf_name, Path(config.cni_bin_dir) / PLUGIN):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            problems.append(f"{path} cannot be removed: {error}")
+    return problems
+
+
+async def _withdraw(config: AgentConfig) -> list[str]:
+    """Take this node's annotations back, so that the others send nothing to it."""
+    annotations = dict.fromkeys((NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE_SENDING))
+    patch = {"metadata": {"annotations": annotations, "labels": {NODE_TUNNEL_ENGINE_LABEL: None}}}
+    try:
+        async with asyncio.timeout(_API_TIMEOUT), connect(config.kubeconfig) as store:
+            await store.patch(NODES, config.node, patch)
+    except NotFoundError:
+        return []
+    except (StoreError, CredentialsError, InvalidError, TimeoutError) as error:
+        what = ", ".join(annotations)
+        cause = str(error) or "the API server did not answer"
+        return [f"Node {config.node}: the annotations {what} are still there: {cause}"]
+    return []
