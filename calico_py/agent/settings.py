@@ -52,11 +52,7 @@ class Setting(Generic[T]):
 _BOOL = "true, false"
 _ENCAP = "Always, CrossSubnet, Never, in any case; off and cross-subnet too"
 _CIDR = "a network, or none for no pool"
-_METHOD_VALUES = (
-    "default, first-found, interface=REGEX[,REGEX], skip-interface=REGEX[,REGEX], can-reach=HOST, "
-    "cidr=CIDR[,CIDR], kubernetes-internal-ip"
-)
-_METHOD_DEFAULT = "Kubernetes' InternalIP if the host has it, then the device of the default route"
+_METHOD_VALUES = "a method, see below"
 
 NODENAME: Setting[str] = Setting(
     "NODENAME",
@@ -91,7 +87,6 @@ IP_METHOD: Setting[Detection] = Setting(
     Section.NODE,
     _METHOD_VALUES,
     "How the IPv4 address is found. An address that was found is kept while the host has it.",
-    default_text=_METHOD_DEFAULT,
 )
 IP6_METHOD: Setting[Detection] = Setting(
     "IP6_AUTODETECTION_METHOD",
@@ -100,7 +95,6 @@ IP6_METHOD: Setting[Detection] = Setting(
     Section.NODE,
     _METHOD_VALUES,
     "The same for IPv6.",
-    default_text=_METHOD_DEFAULT,
 )
 DISABLE_NODE_IP_CHECK: Setting[bool] = Setting(
     "DISABLE_NODE_IP_CHECK",

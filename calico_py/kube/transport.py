@@ -4,7 +4,6 @@ Loading of kubeconfig and in-cluster credentials, TLS and the connection pool ar
 model classes are not used: bodies are JSON as they came. Answers other than 2xx become the store's typed errors.
 """
 
-import asyncio
 import contextlib
 import json
 import socket
@@ -104,7 +103,8 @@ async def _load(kubeconfig: str | None) -> Configuration:
         if kubeconfig is None:
             load_incluster_config(client_configuration=configuration)
         else:
-            path = await asyncio.to_thread(Path(kubeconfig).expanduser)
+            path = Path(kubeconfig).expanduser()  # noqa: ASYNC240 - once, at the start
+            path.read_bytes()  # the client says nothing of use about a file that is not there
             await load_kube_config(str(path), client_configuration=configuration, persist_config=False)
     except ConfigException as error:
         where = f"kubeconfig {kubeconfig}" if kubeconfig else "no kubeconfig is given, and the pod's service account"
