@@ -6,7 +6,6 @@ Nothing is written before API in-sync. Whatever happens only marks dirty; one pa
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -52,7 +51,6 @@ class Pass:
     intent: Intent
     applied: Applied
     receiver: Receiver
-    uplink_mtu: Mapping[Family, int]
 
 
 class Loop:
@@ -61,6 +59,7 @@ class Loop:
     Attributes:
         last: the latest pass; None before the first.
         problem: why there is no pass, as a sentence; empty if there are.
+        uplink_mtu: bytes, of the devices with the node's addresses. devices: names by ifindex.
     """
 
     def __init__(
@@ -79,6 +78,7 @@ class Loop:
         self.last: Pass | None = None
         self.problem = "not in sync with the API server yet"
         self.uplink_mtu: dict[Family, int] = {}
+        self.devices: dict[int, str] = {}
         self._config = config
         self._view = view
         self._kernel = kernel
@@ -125,7 +125,7 @@ class Loop:
         if state is None:
             return
         self.problem = ""
-        self.uplink_mtu = await self._uplink_mtu()
+        await self._look_at_devices()
         receiver = self._step(state)
         local = Local(
             node=self._config.node,
@@ -138,7 +138,7 @@ class Loop:
         intent = compute_intent(state, learned, local)
         own = self._own.addresses()
         applied = await self._dataplane.apply(intent, learned, own)
-        self.last = Pass(state, learned, intent, applied, receiver, dict(self.uplink_mtu))
+        self.last = Pass(state, learned, intent, applied, receiver)
         self._publish(self.last)
         self._speaker.set(peers=intent.peers, advertisements=intent.advertisements)
         identity = Identity(
@@ -172,11 +172,12 @@ class Loop:
         self._receiver = following
         return following
 
-    async def _uplink_mtu(self) -> dict[Family, int]:
+    async def _look_at_devices(self) -> None:
         own = self._own.addresses()
-        mtus = {link.ifindex: link.mtu for link in await self._kernel.dump(Link)}
-        found = (addr for addr in await self._kernel.dump(Addr) if addr.interface.ip in own)
-        return {family(addr.interface): mtus[addr.ifindex] for addr in found if addr.ifindex in mtus}
+        links = {link.ifindex: link for link in await self._kernel.dump(Link)}
+        uplinks = [addr for addr in await self._kernel.dump(Addr) if addr.interface.ip in own and addr.ifindex in links]
+        self.devices = {ifindex: link.name for ifindex, link in links.items()}
+        self.uplink_mtu = {family(addr.interface): links[addr.ifindex].mtu for addr in uplinks}
 
     def _publish(self, done: Pass) -> None:
         """Tell the others what is now true: after apply, never before."""

@@ -10,20 +10,22 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from calico_py.agent.config import AgentConfig
+from calico_py.agent.health import make_health, make_metrics_app, serve
 from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
-from calico_py.agent.mtu import choose_pod_mtu
+from calico_py.agent.metrics import Metrics, make_metrics
 from calico_py.agent.own_address import OwnAddress
+from calico_py.agent.parts import Parts
 from calico_py.agent.pool_writer import read_cluster_cidrs, write_default_pools
 from calico_py.agent.pools import Surroundings as PoolSurroundings
 from calico_py.agent.pools import ula
 from calico_py.agent.publish import NodePublisher
 from calico_py.agent.receiver import wants_ipip
+from calico_py.agent.report import Reporter
 from calico_py.agent.spellings import Engine
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
@@ -36,15 +38,11 @@ from calico_py.dataplane.converge import Dataplane
 from calico_py.dataplane.netlink import LinuxKernel
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.ipam.allocator import Allocator
-from calico_py.ipam.choice import selects_node
 from calico_py.ipam.reconcile import Living
 from calico_py.kube.backoff import Backoff
-from calico_py.kube.client import connect
-from calico_py.model.intent import Problem
+from calico_py.kube.client import KubeStore, connect
 from calico_py.model.kernel import Addr, Kernel, Link
-from calico_py.model.net import FAMILIES, Family
-from calico_py.model.pools import AllowedUse, IPPool
-from calico_py.model.store import Store, StoreError
+from calico_py.model.store import StoreError
 from calico_py.routing.pools import select_pools
 
 log = logging.getLogger(__name__)
@@ -52,62 +50,6 @@ log = logging.getLogger(__name__)
 STATE = Path("/var/lib/calico-py")
 RUN = Path("/run/calico-py")
 _READY_POLL = 0.1  # seconds
-
-
-@dataclass(slots=True)
-class Agent:
-    """The parts of a running agent, for status.
-
-    Attributes:
-        env_problems: where pools differ from the environment.
-    """
-
-    config: AgentConfig
-    store: Store
-    kernel: Kernel
-    view: ClusterView
-    publisher: NodePublisher
-    own: OwnAddress
-    allocator: Allocator
-    tunnel_address: TunnelAddress
-    speaker: ExaBGPSpeaker
-    learner: Learner
-    dataplane: Dataplane
-    wiring: NetlinkPodWiring
-    loop: Loop
-    env_problems: tuple[Problem, ...] = field(default=())
-
-    def pools(self) -> tuple[IPPool, ...]:
-        """The pools that may be used."""
-        return select_pools(self.view.pools.objects.values()).usable
-
-    def families(self) -> tuple[Family, ...]:
-        """Of which a pod of this node gets an address: those that the node has, with a pool that selects the node."""
-        labels = _labels(self.view, self.config.node)
-        serving = [
-            pool
-            for pool in self.pools()
-            if not pool.disabled and AllowedUse.WORKLOAD in pool.allowed_uses and selects_node(pool, labels)
-        ]
-        return tuple(
-            f for f in FAMILIES if self.own.address(f) is not None and any(pool.cidr.version == f for pool in serving)
-        )
-
-    def not_ready(self) -> str:
-        """Why no ADD can be served now, as a sentence; empty if it can."""
-        late = [watched for watched in self.view.watched() if not watched.in_sync]
-        if late:
-            what = ", ".join(watched.plural for watched in late)
-            return f"not in sync with the API server yet ({what}): {late[0].error or 'the first list has not come yet'}"
-        if self.own.problem:
-            return self.own.problem
-        if not self.families():
-            return "no IPPool serves this node: create one, or set CALICO_IPV4POOL_CIDR"
-        return ""
-
-    def pod_mtu(self) -> int:
-        """Of the pods that are made now, bytes."""
-        return choose_pod_mtu(self.config.mtu, self.loop.uplink_mtu, self.pools()).mtu
 
 
 async def run(config: AgentConfig) -> None:
@@ -120,7 +62,7 @@ async def run(config: AgentConfig) -> None:
 
 
 @contextlib.asynccontextmanager
-async def compose(config: AgentConfig) -> AsyncIterator[Agent]:
+async def compose(config: AgentConfig) -> AsyncIterator[Parts]:
     """All parts, joined, none running yet."""
     async with connect(config.kubeconfig) as store, LinuxKernel() as kernel:
         wiring = NetlinkPodWiring()
@@ -130,7 +72,7 @@ async def compose(config: AgentConfig) -> AsyncIterator[Agent]:
             wiring.close()
 
 
-def _join(config: AgentConfig, store: Store, kernel: Kernel, wiring: NetlinkPodWiring) -> Agent:
+def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: NetlinkPodWiring) -> Parts:
     reactions: list[Callable[[], None]] = []
     pool_reactions: list[Callable[[], None]] = []
 
@@ -148,7 +90,7 @@ def _join(config: AgentConfig, store: Store, kernel: Kernel, wiring: NetlinkPodW
     allocator = Allocator(
         store,
         node=config.node,
-        labels=lambda: _labels(view, config.node),
+        labels=view.labels,
         pools=lambda: select_pools(view.pools.objects.values()).usable,
         config=view.ipam_configuration,
         now=lambda: datetime.now(UTC),
@@ -173,8 +115,9 @@ def _join(config: AgentConfig, store: Store, kernel: Kernel, wiring: NetlinkPodW
     )
     reactions += [loop.mark, publisher.refresh]
     pool_reactions += [tunnel_address.refresh]
-    return Agent(
+    return Parts(
         config=config,
+        server=store.host,
         store=store,
         kernel=kernel,
         view=view,
@@ -182,7 +125,6 @@ def _join(config: AgentConfig, store: Store, kernel: Kernel, wiring: NetlinkPodW
         own=own,
         allocator=allocator,
         tunnel_address=tunnel_address,
-        speaker=speaker,
         learner=learner,
         dataplane=dataplane,
         wiring=wiring,
@@ -190,21 +132,24 @@ def _join(config: AgentConfig, store: Store, kernel: Kernel, wiring: NetlinkPodW
     )
 
 
-async def _run_until(stop: asyncio.Event, agent: Agent) -> None:
+async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
     plugin = Plugin(
         wiring=agent.wiring,
         addresses=agent.allocator,
         surroundings=Surroundings(ready=agent.not_ready, families=agent.families, mtu=agent.pod_mtu),
         deferred=DeferredDels(STATE / "del"),
     )
-    async with asyncio.TaskGroup() as tasks:
+    reporter = Reporter(agent)
+    metrics = make_metrics()
+    async with contextlib.AsyncExitStack() as ports, asyncio.TaskGroup() as tasks:
+        await _listen(ports, agent.config, reporter, metrics)
         parts = {
             "reflectors": agent.view.run(),
             "kernel events": _follow_kernel(agent),
             "own address": agent.own.run(),
             "node annotations": agent.publisher.run(),
             "pod devices": agent.wiring.run(),
-            "cni": Server(plugin, path=RUN / "cni.sock").serve(),
+            "cni": Server(plugin, path=RUN / "cni.sock", observe=_observe_cni(metrics)).serve(),
             "start": _start(agent),
             "tunnel address": _follow_tunnel_address(agent),
             "convergence": agent.loop.run(),
@@ -220,7 +165,22 @@ async def _run_until(stop: asyncio.Event, agent: Agent) -> None:
             task.cancel()
 
 
-async def _start(agent: Agent) -> None:
+async def _listen(ports: contextlib.AsyncExitStack, config: AgentConfig, reporter: Reporter, metrics: Metrics) -> None:
+    health = make_health(not_alive=reporter.not_alive, not_ready=reporter.not_ready, status=reporter.status)
+    await ports.enter_async_context(serve(health, config.health_host, config.health_port))
+    if config.metrics_port:
+        scraped = make_metrics_app(metrics, lambda: reporter.refresh(metrics))
+        await ports.enter_async_context(serve(scraped, config.metrics_host, config.metrics_port))
+
+
+def _observe_cni(metrics: Metrics) -> Callable[[str, int, float], None]:
+    def observe(verb: str, code: int, seconds: float) -> None:
+        metrics.cni_seconds.labels(verb, str(code) if code else "ok").observe(seconds)
+
+    return observe
+
+
+async def _start(agent: Parts) -> None:
     """What is done once, when the API is in sync: the environment's pools, then what an earlier agent left undone."""
     await agent.view.wait_in_sync()
     await agent.own.wait()
@@ -243,7 +203,7 @@ async def _start(agent: Agent) -> None:
             await asyncio.sleep(backoff.wait())
 
 
-async def _install_conflist(agent: Agent) -> None:
+async def _install_conflist(agent: Parts) -> None:
     """With the network configuration in place the node becomes Ready: not before ADD can be served."""
     while reason := agent.not_ready():
         log.debug("network configuration not written yet: %s", reason)
@@ -254,7 +214,7 @@ async def _install_conflist(agent: Agent) -> None:
         log.info("wrote %s/%s", agent.config.cni_conf_dir, agent.config.cni_conf_name)
 
 
-async def _pool_surroundings(agent: Agent) -> PoolSurroundings:
+async def _pool_surroundings(agent: Parts) -> PoolSurroundings:
     addresses = [addr.interface.ip for addr in await agent.kernel.dump(Addr)]
     return PoolSurroundings(
         addresses=addresses,
@@ -264,7 +224,7 @@ async def _pool_surroundings(agent: Agent) -> PoolSurroundings:
     )
 
 
-async def _follow_kernel(agent: Agent) -> None:
+async def _follow_kernel(agent: Parts) -> None:
     async for event in agent.kernel.events():
         if agent.dataplane.on_event(event):
             agent.loop.mark()
@@ -272,22 +232,17 @@ async def _follow_kernel(agent: Agent) -> None:
             agent.own.refresh()
 
 
-async def _follow_tunnel_address(agent: Agent) -> None:
+async def _follow_tunnel_address(agent: Parts) -> None:
     """The tunnel's address comes from IPAM, which needs the pools."""
     await agent.view.wait_in_sync()
     agent.tunnel_address.refresh()
     await agent.tunnel_address.run()
 
 
-async def _resync(agent: Agent) -> None:
+async def _resync(agent: Parts) -> None:
     """Read the whole kernel again now and then: what no event told."""
     while True:
         await asyncio.sleep(agent.config.resync_interval)
         await agent.dataplane.resync()
         agent.tunnel_address.refresh()
         agent.loop.mark()
-
-
-def _labels(view: ClusterView, node: str) -> dict[str, str]:
-    found = view.nodes.objects.get(node)
-    return dict(found.meta.labels) if found is not None else {}

@@ -48,15 +48,16 @@ class TunnelAddress:
         while True:
             await self._look.wait()
             self._look.clear()
+            needed = self._needed()
             try:
-                found = await self._find()
+                found = await self._find(needed=needed)
             except (IPAMError, StoreError) as error:
                 self._tell(f"tunl0 has no address: {error}")
                 await asyncio.sleep(backoff.wait())
                 self._look.set()
                 continue
             backoff.reset()
-            missing = found is None and self._needed()
+            missing = found is None and needed
             self._tell("tunl0 has no address: no pool with ipipMode selects this node" if missing else "")
             address = IPv4Address(int(found)) if found is not None else None
             if address != self.address:
@@ -64,8 +65,8 @@ class TunnelAddress:
                 self.address = address
                 self._on_change()
 
-    async def _find(self) -> Address | None:
-        if self._needed():
+    async def _find(self, *, needed: bool) -> Address | None:
+        if needed:
             return await self._allocator.ensure_tunnel_address(Tunnel.IPIP)
         held = await self._allocator.lookup(Tunnel.IPIP.handle(self._allocator.node))
         return held[0].address if held else None

@@ -59,6 +59,7 @@ class ClusterView:
             on_pools()
             on_change()
 
+        self._node = node
         self.nodes = Reflector(store, NODES, on_change)
         self.pools = Reflector(store, IP_POOLS, on_pool_change)
         self.affinities = Reflector(store, BLOCK_AFFINITIES, on_change)
@@ -119,6 +120,11 @@ class ClusterView:
     def ipam_configuration(self) -> IPAMConfiguration:
         """Cluster-wide rules of allocation."""
         return self.ipam.objects.get(DEFAULT) or IPAMConfiguration(Meta(DEFAULT))
+
+    def labels(self) -> dict[str, str]:
+        """This node's labels."""
+        found = self.nodes.objects.get(self._node)
+        return dict(found.meta.labels) if found is not None else {}
 
     def problems(self) -> tuple[Problem, ...]:
         """The objects that the server holds and that cannot be used."""

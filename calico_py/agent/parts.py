@@ -1,0 +1,79 @@
+"""Parts: the pieces of a running agent, and the few answers that need several of them."""
+
+from dataclasses import dataclass, field
+
+from calico_py.agent.config import AgentConfig
+from calico_py.agent.learned import Learner
+from calico_py.agent.loop import Loop
+from calico_py.agent.mtu import choose_pod_mtu
+from calico_py.agent.own_address import OwnAddress
+from calico_py.agent.publish import NodePublisher
+from calico_py.agent.tunnel_address import TunnelAddress
+from calico_py.agent.view import ClusterView
+from calico_py.dataplane.converge import Dataplane
+from calico_py.dataplane.wiring import NetlinkPodWiring
+from calico_py.ipam.allocator import Allocator
+from calico_py.ipam.choice import selects_node
+from calico_py.model.intent import Problem
+from calico_py.model.kernel import Kernel
+from calico_py.model.net import FAMILIES, Family
+from calico_py.model.pools import AllowedUse, IPPool
+from calico_py.model.store import Store
+from calico_py.routing.pools import select_pools
+
+
+@dataclass(slots=True)
+class Parts:
+    """All of them.
+
+    Attributes:
+        server: address of the API server, for people.
+        env_problems: where pools differ from the environment.
+    """
+
+    config: AgentConfig
+    server: str
+    store: Store
+    kernel: Kernel
+    view: ClusterView
+    publisher: NodePublisher
+    own: OwnAddress
+    allocator: Allocator
+    tunnel_address: TunnelAddress
+    learner: Learner
+    dataplane: Dataplane
+    wiring: NetlinkPodWiring
+    loop: Loop
+    env_problems: tuple[Problem, ...] = field(default=())
+
+    def pools(self) -> tuple[IPPool, ...]:
+        """The pools that may be used."""
+        return select_pools(self.view.pools.objects.values()).usable
+
+    def families(self) -> tuple[Family, ...]:
+        """Of which a pod of this node gets an address: those that the node has, with a pool that selects the node."""
+        labels = self.view.labels()
+        serving = [
+            pool
+            for pool in self.pools()
+            if not pool.disabled and AllowedUse.WORKLOAD in pool.allowed_uses and selects_node(pool, labels)
+        ]
+        return tuple(
+            f for f in FAMILIES if self.own.address(f) is not None and any(pool.cidr.version == f for pool in serving)
+        )
+
+    def not_ready(self) -> str:
+        """Why no ADD can be served now, as a sentence; empty if it can."""
+        late = [watched for watched in self.view.watched() if not watched.in_sync]
+        if late:
+            what = ", ".join(watched.plural for watched in late)
+            return f"not in sync with the API server yet ({what}): {late[0].error or 'the first list has not come yet'}"
+        if self.own.problem:
+            return self.own.problem
+        if not self.families():
+            return "no IPPool serves this node: create one, or set CALICO_IPV4POOL_CIDR"
+        return ""
+
+    def pod_mtu(self) -> int:
+        """Of the pods that are made now, bytes."""
+        return choose_pod_mtu(self.config.mtu, self.loop.uplink_mtu, self.pools()).mtu

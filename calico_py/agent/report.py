@@ -1,0 +1,106 @@
+"""Reporter: what the running agent says of itself, gathered from its parts: readiness, status, metrics."""
+
+import importlib.metadata
+import time
+from collections.abc import Callable
+
+from calico_py.agent.loop import Pass
+from calico_py.agent.metrics import Metrics
+from calico_py.agent.mtu import choose_pod_mtu
+from calico_py.agent.parts import Parts
+from calico_py.agent.receiver import Receiver, find_senders
+from calico_py.agent.status import Status
+from calico_py.agent.status_build import StatusInputs, build_status
+from calico_py.model.bgp import LearnedRoutes
+from calico_py.model.cluster import ClusterState
+from calico_py.model.intent import Intent
+from calico_py.routing.mesh import as_number, router_id
+
+
+class Reporter:
+    """Answers for health, status and metrics.
+
+    Args:
+        leader: name of the node whose agent leads, empty while there is none.
+    """
+
+    def __init__(self, parts: Parts, *, leader: Callable[[], str] = str) -> None:
+        self._parts = parts
+        self._leader = leader
+        self._started = time.time()
+        self._version = importlib.metadata.version("calico-py")
+
+    def not_alive(self) -> str:
+        """A part that dies ends the process by itself: an agent that answers is alive."""
+        return ""
+
+    def not_ready(self) -> list[str]:
+        """Why this node is not ready, each a sentence; none if it is."""
+        parts = self._parts
+        causes = [parts.not_ready(), parts.loop.problem, parts.publisher.last_error]
+        last = parts.loop.last
+        if last is not None:
+            causes += last.applied.problems
+            causes.append(self._receiver_missing(last))
+        return list(dict.fromkeys(cause for cause in causes if cause))
+
+    def _receiver_missing(self, last: Pass) -> str:
+        me = self._parts.view.nodes.objects.get(self._parts.config.node)
+        if not last.receiver.announced or (me is not None and me.ipip_tunnel is not None):
+            return ""
+        if last.applied.ipip.address is None:
+            return self._parts.tunnel_address.problem or "tunl0 has no address yet"
+        if not last.applied.ipip.running:
+            return (
+                "no tunnel engine is attached to tunl0: start `calico-py tunnel`, "
+                "in Kubernetes the DaemonSet calico-py-tunnel"
+            )
+        return "the IPIP receiver is up and about to be announced"
+
+    def status(self) -> Status:
+        """The status of this node now."""
+        parts = self._parts
+        last = parts.loop.last
+        state = last.state if last is not None else parts.view.state()
+        learned = last.learned if last is not None else LearnedRoutes()
+        intent = last.intent if last is not None else Intent()
+        me = state.nodes.get(parts.config.node)
+        return build_status(
+            StatusInputs(
+                config=parts.config,
+                version=self._version,
+                now=time.time(),
+                started=self._started,
+                server=parts.server,
+                watched=tuple(parts.view.watched()),
+                state=state,
+                intent=intent,
+                applied=last.applied if last is not None else None,
+                choices=parts.own.choices,
+                receiver=last.receiver if last is not None else Receiver(),
+                senders=_senders(parts.config.node, state),
+                mtu=choose_pod_mtu(parts.config.mtu, parts.loop.uplink_mtu, parts.pools()),
+                uplinks=dict(parts.loop.uplink_mtu),
+                sessions=parts.learner.sessions(),
+                in_sync_peers=learned.in_sync,
+                as_number=as_number(state, me) if me is not None else 0,
+                router_id=router_id(me) if me is not None else "",
+                learned=len(learned.routes),
+                speaker_problem=parts.learner.speaker_problem,
+                leader=self._leader(),
+                not_ready=self.not_ready(),
+                differences=parts.env_problems,
+                problems=(*intent.problems, *parts.view.problems()),
+                failures=last.applied.problems if last is not None else (),
+                touched=parts.dataplane.touched(),
+                devices=parts.loop.devices,
+            )
+        )
+
+    def refresh(self, metrics: Metrics) -> None:
+        """Set the gauges from the status now."""
+        metrics.observe(self.status(), leading=self._leader() == self._parts.config.node)
+
+
+def _senders(node: str, state: ClusterState) -> frozenset[str]:
+    return find_senders(node, state.nodes.values(), state.pools.values())
