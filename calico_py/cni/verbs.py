@@ -109,41 +109,45 @@ class Plugin:
         return b""
 
     async def work_off(self) -> None:
-        """Do the DELs that wait. What the API cannot hear now goes on waiting."""
+        """Do the DELs that wait: all interfaces, and the addresses as long as the API hears."""
         try:
+            api = True
             for request in list(self._deferred.pending()):
-                if not await self._work_off_one(request):
-                    break
+                api = await self._work_off_one(request, api=api)
         finally:
             self._worked_off.set()
 
-    async def _work_off_one(self, request: Request) -> bool:
-        """Whether the API was there."""
+    async def _work_off_one(self, request: Request, *, api: bool) -> bool:
+        """Whether the API is there, as far as is known then."""
         try:
             call = parse_call(request)
         except CNIError as error:
             _log.warning("a DEL that waited is dropped: %s", error)
             self._deferred.done(request)
-            return True
+            return api
         async with self._turn(call.container_id):
-            return await self._work_off_in_turn(call, request)
+            return await self._work_off_in_turn(call, request, api=api)
 
-    async def _work_off_in_turn(self, call: Call, request: Request) -> bool:
-        """Whether the API was there. Looks again first: the DEL may be done, and the container attached anew."""
+    async def _work_off_in_turn(self, call: Call, request: Request, *, api: bool = True) -> bool:
+        """The same. Looks again first: the DEL may be done by now, and the container attached anew."""
         if not self._deferred.holds(request):
-            return True
+            return api
         try:
             await self._wiring.unwire(_host_ifname(call), call.container_id)
             self._attached.discard(call.container_id)
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await self._addresses.release_handle(names.workload_handle(call.container_id))
-            self._deferred.done(request)
+            if api:
+                await self._release(call.container_id)
+                self._deferred.done(request)
         except _LATER as error:
             _log.warning("a DEL of container %s goes on waiting: %s", call.container_id, _told(error))
             return False
         except WiringError as error:
             _log.warning("a DEL of container %s goes on waiting: %s", call.container_id, error)
-        return True
+        return api
+
+    async def _release(self, container_id: str) -> None:
+        async with asyncio.timeout(RELEASE_SECONDS):
+            await self._addresses.release_handle(names.workload_handle(container_id))
 
     async def _add(self, call: Call, request: Request, netns: int | None) -> bytes:
         if reason := self._around.ready():
@@ -231,8 +235,7 @@ class Plugin:
                 raise CNIError(Code.WIRING, "cannot remove the pod's interface", str(error)) from None
             self._attached.discard(call.container_id)
             try:
-                async with asyncio.timeout(RELEASE_SECONDS):
-                    await self._addresses.release_handle(names.workload_handle(call.container_id))
+                await self._release(call.container_id)
             except _LATER as error:
                 _log.warning("the addresses of container %s are released later: %s", call.container_id, _told(error))
                 self._deferred.keep(request)
@@ -261,10 +264,10 @@ class Plugin:
             if container_id in valid:
                 continue
             try:
-                async with self._turn(container_id), asyncio.timeout(RELEASE_SECONDS):
+                async with self._turn(container_id):
                     await self._wiring.unwire(host_ifname, container_id)
                     self._attached.discard(container_id)
-                    await self._addresses.release_handle(names.workload_handle(container_id))
+                    await self._release(container_id)
             except (*_LATER, WiringError) as error:
                 failures.append(f"{container_id}: {_told(error)}")
         if failures:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 _CLONE_NEWNET = 0x40000000
 
+_OWN = "/proc/thread-self/ns/net"
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -21,7 +23,7 @@ def inside(netns: int) -> Iterator[None]:
         OSError: EINVAL if the descriptor is no network namespace's, EPERM without CAP_SYS_ADMIN.
         SystemExit: there was no way back; nothing else may run in a thread that is in the wrong namespace.
     """
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _setns(netns)
         try:
@@ -33,6 +35,11 @@ def inside(netns: int) -> Iterator[None]:
                 raise SystemExit(f"cannot return to the agent's own network namespace: {error}") from error
     finally:
         os.close(own)
+
+
+def is_own(netns: int) -> bool:
+    """Whether the descriptor is of the namespace in which the calling thread is."""
+    return os.path.samestat(os.fstat(netns), os.stat(_OWN))  # noqa: PTH116 - compared with a descriptor's
 
 
 def _setns(descriptor: int) -> None:

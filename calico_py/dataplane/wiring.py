@@ -21,7 +21,7 @@ from pathlib import Path
 
 from calico_py.dataplane import nlmsg, object_codec, rtnl_socket, wiring_check
 from calico_py.dataplane import wiring_codec as codec
-from calico_py.dataplane.netns import inside
+from calico_py.dataplane.netns import inside, is_own
 from calico_py.dataplane.transact import Outcome, dump, transact
 from calico_py.dataplane.wiring_codec import End
 from calico_py.dataplane.wiring_plan import ALIAS, HOST_IPV6, host_end, pod_end
@@ -127,6 +127,8 @@ class NetlinkPodWiring:
 
     @contextmanager
     def _pod_socket(self, link: PodLink, netns: int, *, prepare: bool = True) -> Iterator[socket.socket]:
+        if is_own(netns):
+            raise WiringError(f"network namespace of {_whose(link)}: found the node's own, expected the pod's")
         try:
             with inside(netns):
                 sock = rtnl_socket.open_socket()

@@ -221,6 +221,14 @@ async def test_a_pods_namespace_that_vanished_is_no_hindrance(
     await wiring.wire(link, new_pod().descriptor)
 
 
+async def test_the_nodes_own_namespace_is_no_pods(host: Namespace, wiring: NetlinkPodWiring) -> None:
+    before = host.ip("route")
+    with pytest.raises(WiringError, match="the node's own"):
+        await wiring.wire(_link(), host.descriptor)
+    assert [device["ifname"] for device in host.ip("link")] == ["lo"]
+    assert host.ip("route") == before
+
+
 async def test_the_kernels_refusal_is_told_and_nothing_is_left(
     host: Namespace, wiring: NetlinkPodWiring, new_pod: Callable[[], Namespace]
 ) -> None:
