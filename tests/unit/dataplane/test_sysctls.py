@@ -1,0 +1,122 @@
+"""SysctlKeeper: old values are on the disk before anything is changed, and come back."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from calico_py.dataplane.sysctls import FORWARD_IPV4, FORWARD_IPV6, SysctlKeeper, Touched, wanted_settings
+from calico_py.model.kernel import Put, Sysctl
+from tests.fakes.kernel import FakeKernel
+
+UPLINK = "net/ipv4/conf/eth0/rp_filter"
+TUNNEL = "net/ipv4/conf/tunl0/rp_filter"
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    made = FakeKernel()
+    made.add_device("eth0")
+    return made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "sysctls.json"
+
+
+def test_the_settings_wanted() -> None:
+    assert wanted_settings(uplinks=["eth0"], tunnels=["tunl0"], ipv6=False) == {
+        FORWARD_IPV4: "1",
+        UPLINK: "2",
+        TUNNEL: "2",
+    }
+    assert FORWARD_IPV6 in wanted_settings(uplinks=[], tunnels=[], ipv6=True)
+
+
+@pytest.mark.parametrize("before", ["0", "1"])
+async def test_settings_are_changed_remembered_and_put_back(kernel: FakeKernel, path: Path, before: str) -> None:
+    await kernel.send([Put(Sysctl(UPLINK, before))])
+    keeper = SysctlKeeper(kernel, path)
+    settings = wanted_settings(uplinks=["eth0"], tunnels=["tunl0"], ipv6=False)
+    assert await keeper.apply(settings) == {}
+    assert await kernel.sysctl(UPLINK) == "2"
+    assert await kernel.sysctl(FORWARD_IPV4) == "1"
+    assert await kernel.sysctl(TUNNEL) is None, "there is no tunl0 yet"
+    assert keeper.touched() == [Touched(FORWARD_IPV4, "0", "1"), Touched(UPLINK, before, "2")]
+
+    restarted = SysctlKeeper(kernel, path)
+    assert await restarted.apply(settings) == {}
+    assert await restarted.restore() == []
+    assert await kernel.sysctl(UPLINK) == before
+    assert await kernel.sysctl(FORWARD_IPV4) == "0"
+    assert not path.exists()  # noqa: ASYNC240 - nothing else runs
+
+
+async def test_what_is_right_already_is_not_ours(kernel: FakeKernel, path: Path) -> None:
+    await kernel.send([Put(Sysctl(UPLINK, "2")), Put(Sysctl(FORWARD_IPV4, "1"))])
+    keeper = SysctlKeeper(kernel, path)
+    await keeper.apply({FORWARD_IPV4: "1", UPLINK: "2"})
+    assert keeper.touched() == []
+    await keeper.restore()
+    assert await kernel.sysctl(UPLINK) == "2"
+
+
+async def test_the_first_value_is_the_original_however_often_it_is_changed(kernel: FakeKernel, path: Path) -> None:
+    await kernel.send([Put(Sysctl(UPLINK, "1"))])
+    keeper = SysctlKeeper(kernel, path)
+    await keeper.apply({UPLINK: "2"})
+    await kernel.send([Put(Sysctl(UPLINK, "0"))])
+    await keeper.apply({UPLINK: "2"})
+    await keeper.restore()
+    assert await kernel.sysctl(UPLINK) == "1"
+
+
+async def test_what_someone_changed_since_is_theirs(kernel: FakeKernel, path: Path) -> None:
+    keeper = SysctlKeeper(kernel, path)
+    await keeper.apply({UPLINK: "2"})
+    await kernel.send([Put(Sysctl(UPLINK, "1"))])
+    await keeper.restore()
+    assert await kernel.sysctl(UPLINK) == "1"
+
+
+async def test_old_values_are_on_the_disk_before_the_change(kernel: FakeKernel, path: Path) -> None:
+    seen: list[object] = []
+
+    def look(when: str, verb: str, _change: object) -> None:
+        if (when, verb) == ("before", "send"):
+            seen.append(json.loads(path.read_text()))
+
+    kernel._fault = look
+    await SysctlKeeper(kernel, path).apply({UPLINK: "2"})
+    assert seen == [[{"name": UPLINK, "original": "0", "given": "2"}]]
+
+
+async def test_a_refused_change_is_told(kernel: FakeKernel, path: Path) -> None:
+    kernel.fail_next(errno.EROFS)
+    problems = await SysctlKeeper(kernel, path).apply({UPLINK: "2", FORWARD_IPV4: "1"})
+    assert list(problems) == [UPLINK]
+    assert "mount the host's /proc/sys" in problems[UPLINK]
+    assert await kernel.sysctl(FORWARD_IPV4) == "1"
+
+
+async def test_a_refused_restoration_is_remembered(kernel: FakeKernel, path: Path) -> None:
+    keeper = SysctlKeeper(kernel, path)
+    await keeper.apply({FORWARD_IPV4: "1", UPLINK: "2"})
+    kernel.fail_next(errno.EROFS)
+    assert len(await keeper.restore()) == 1
+    assert [entry.name for entry in keeper.touched()] == [UPLINK]
+    assert await keeper.restore() == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"name": "x"}]', "{}x"])
+async def test_a_damaged_file_is_told_of(
+    kernel: FakeKernel, path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir()
+    path.write_text(text)  # noqa: ASYNC240 - nothing else runs
+    keeper = SysctlKeeper(kernel, path)
+    assert keeper.touched() == []
+    assert str(path) in caplog.text
+    assert await keeper.apply({UPLINK: "2"}) == {}
