@@ -182,7 +182,7 @@ class Bridge:
                 session.opened = _opened(neighbor["open"], session.family)
             elif kind == "notification" and neighbor["direction"] == "receive":
                 session.refused = {k: neighbor["notification"][k] for k in ("code", "subcode", "message")}
-            elif kind == "update":
+            elif kind == "update" and session.state == "up":
                 self._update(session, neighbor["message"])
         except (ValueError, KeyError, TypeError, AttributeError):
             self.unread += 1

@@ -1,0 +1,371 @@
+"""The pure part of the bridge: what ExaBGP says in, what ExaBGP and the agent are told out."""
+
+import json
+from typing import Any
+
+import pytest
+
+from calico_py.bgp.bridge import CHUNK, MAX_PATHS, SYNC_LIMIT, Bridge, Outbox
+
+P, Q, SIX = "10.0.0.2", "10.0.0.3", "fd00::2"
+
+
+def head(kind: str, peer: str, **more: Any) -> str:
+    neighbor = {"address": {"local": "10.0.0.1", "peer": peer}, "asn": {"local": 64512, "peer": 64512}} | more
+    return json.dumps({"exabgp": "5.0.0", "type": kind, "neighbor": neighbor})
+
+
+def opened(peer: str = P, *, restart: int | None = 120, forwarding: bool = True, family: str = "ipv4/unicast") -> str:
+    capabilities: dict[str, Any] = {"65": {"name": "asn4", "asn4": 64512}}
+    if restart is not None:
+        flags = {family: ["restart"] if forwarding else []}
+        capabilities["64"] = {"time": restart, "address-family-flags": flags, "restart-flags": []}
+    message = {"version": 4, "asn": 23456, "hold_time": 240, "router_id": "10.0.0.2", "capabilities": capabilities}
+    return head("open", peer, direction="receive", open=message)
+
+
+def update(peer: str, *prefixes: str, hop: str = "10.0.0.2", gone: tuple[str, ...] = (), **attributes: Any) -> str:
+    inside: dict[str, Any] = {"attribute": {"origin": "igp", "junk": "x"} | attributes}
+    if prefixes:
+        inside["announce"] = {"ipv4 unicast": {hop: [{"nlri": p, "path-information": "0.0.1.2"} for p in prefixes]}}
+    if gone:
+        inside["withdraw"] = {"ipv4 unicast": [{"nlri": p, "path-information": "0.0.1.2"} for p in gone]}
+    return head("update", peer, direction="receive", message={"update": inside})
+
+
+def eor(peer: str = P, afi: str = "ipv4") -> str:
+    return head("update", peer, direction="receive", message={"eor": {"afi": afi, "safi": "unicast"}})
+
+
+def up(bridge: Bridge, peer: str = P, now: float = 0.0, **more: Any) -> None:
+    for line in (head("state", peer, state="connected"), opened(peer, **more), head("state", peer, state="up")):
+        bridge.exabgp_line(line, now)
+
+
+def down(bridge: Bridge, peer: str = P, now: float = 0.0) -> None:
+    bridge.exabgp_line(head("state", peer, state="down", reason="closing connection"), now)
+
+
+def told(bridge: Bridge) -> list[dict[str, Any]]:
+    assert bridge.outbox is not None
+    return [json.loads(line) for line in bridge.outbox.take(1 << 30).decode().splitlines()]
+
+
+def kinds(bridge: Bridge) -> list[str]:
+    return [record["kind"] + ":" + str(record.get("state", record.get("nlri", ""))) for record in told(bridge)]
+
+
+def commands(bridge: Bridge) -> list[str]:
+    lines = bridge.to_exabgp.decode().splitlines()
+    bridge.to_exabgp.clear()
+    return lines
+
+
+def announce(bridge: Bridge, *entries: tuple[str, str, str], unset: tuple[tuple[str, str], ...] = ()) -> None:
+    bridge.agent_line(json.dumps({"do": "announce", "set": entries, "unset": unset}), 0.0)
+
+
+def test_the_agent_is_greeted_with_the_whole_table() -> None:
+    bridge = Bridge("d1")
+    announce(bridge, ("", "10.1.0.0/26", "next-hop self"))
+    up(bridge)
+    bridge.exabgp_line(update(P, "10.50.0.0/26", "10.50.0.64/26"), 1.0)
+    bridge.exabgp_line(update(P, gone=("10.50.0.64/26",)), 1.0)
+    bridge.exabgp_line(eor(), 2.0)
+    bridge.agent_connected(10.0)
+    records = told(bridge)
+    assert [record["kind"] for record in records] == ["hello", "announced", "session", "path", "eor", "replayed"]
+    assert records[0] == {"kind": "hello", "version": 1, "digest": "d1", "complete": False}
+    assert records[2]["age"] == 10.0
+    assert records[2]["open"] == {
+        "asn": 64512,
+        "hold_time": 240,
+        "router_id": "10.0.0.2",
+        "restart_time": 120,
+        "forwarding": True,
+    }
+    assert records[3] == {
+        "kind": "path",
+        "peer": P,
+        "nlri": "10.50.0.0/26",
+        "id": 258,
+        "hop": "10.0.0.2",
+        "asn": [64512, 64512],
+        "router_id": "10.0.0.2",
+        "attributes": {"origin": "igp"},
+    }
+
+
+def test_what_happens_is_told_and_a_second_agent_replaces_the_first() -> None:
+    bridge = Bridge("d1")
+    bridge.agent_connected(0.0)
+    told(bridge)
+    up(bridge)
+    bridge.exabgp_line(update(P, "10.50.0.0/26"), 0.0)
+    assert kinds(bridge) == ["session:up", "path:10.50.0.0/26"]
+    bridge.agent_connected(0.0)
+    assert kinds(bridge) == ["hello:", "session:up", "path:10.50.0.0/26", "replayed:"]
+
+
+def test_a_slow_agent_gets_the_last_word_on_each_prefix_but_never_across_a_barrier() -> None:
+    box = Outbox()
+    for line, subject in [("a1", "a"), ("b1", "b"), ("a2", "a"), ("down", None), ("a3", "a"), ("a4", "a")]:
+        box.put(line, subject)
+    assert box.take(1000).decode().splitlines() == ["a2", "b1", "down", "a4"]
+    assert len(box) == 0
+    box.put("x" * 50, "x")
+    box.put("y" * 50, "y")
+    assert box.take(1) == b"x" * 50 + b"\n", "at least one line, whatever its length"
+
+
+def test_an_agent_that_does_not_read_is_dropped_before_memory_is_gone() -> None:
+    bridge = Bridge("d1")
+    bridge.agent_connected(0.0)
+    up(bridge)
+    for n in range(60_000):
+        bridge.exabgp_line(eor(), float(n))
+    assert bridge.overrun
+    bridge.agent_lost()
+    assert not bridge.overrun
+
+
+def test_a_lost_session_is_replayed_as_history_while_its_paths_may_live() -> None:
+    bridge = Bridge("d1")
+    up(bridge)
+    bridge.exabgp_line(update(P, "10.50.0.0/26"), 1.0)
+    down(bridge, now=100.0)
+    bridge.exabgp_line(head("state", P, state="connected"), 101.0)
+    down(bridge, now=102.0)
+    bridge.agent_connected(110.0)
+    records = told(bridge)
+    assert [r["kind"] + ":" + r.get("state", "") for r in records] == [
+        "hello:",
+        "session:up",
+        "path:",
+        "session:down",
+        "replayed:",
+    ]
+    assert records[1]["age"] == records[3]["age"] == 10.0
+    assert records[1]["open"]["restart_time"] == 120, "as it was granted, not as of the failed attempts since"
+    bridge.agent_connected(100.0 + 121.0)
+    assert "path" not in [record["kind"] for record in told(bridge)]
+
+
+@pytest.mark.parametrize("restart", [None, 0])
+def test_without_graceful_restart_nothing_is_kept(restart: int | None) -> None:
+    bridge = Bridge("d1")
+    up(bridge, restart=restart)
+    bridge.exabgp_line(update(P, "10.50.0.0/26"), 1.0)
+    down(bridge, now=2.0)
+    bridge.agent_connected(2.0)
+    assert "path" not in [record["kind"] for record in told(bridge)]
+
+
+def test_end_of_rib_and_a_lost_forwarding_state_drop_stale_paths() -> None:
+    bridge = Bridge("d1")
+    up(bridge)
+    bridge.exabgp_line(update(P, "10.50.0.0/26", "10.50.0.64/26"), 1.0)
+    down(bridge, now=2.0)
+    up(bridge, now=3.0)
+    bridge.exabgp_line(update(P, "10.50.0.0/26"), 4.0)
+    bridge.agent_connected(4.0)
+    told(bridge)
+    bridge.exabgp_line(eor(), 5.0)
+    assert kinds(bridge) == ["gone:10.50.0.64/26", "eor:"]
+    down(bridge, now=6.0)
+    up(bridge, now=7.0, forwarding=False)
+    assert bridge.sessions[P].paths == {}
+    assert SYNC_LIMIT > 0
+
+
+def test_announcements_go_to_sessions_that_are_up_only_and_end_of_rib_comes_last() -> None:
+    """One that is down would hold an UPDATE back, for which ExaBGP drops every reload."""
+    bridge = Bridge("d1")
+    announce(bridge, ("", "10.1.0.0/26", "next-hop self"))
+    assert commands(bridge) == []
+    up(bridge)
+    assert commands(bridge) == [f"neighbor {P} announce attributes next-hop self nlri 10.1.0.0/26"]
+    bridge.agent_line('{"do": "complete"}', 0.0)
+    assert commands(bridge) == [f"neighbor {P} announce eor ipv4 unicast"]
+    up(bridge, Q)
+    assert commands(bridge) == [
+        f"neighbor {Q} announce attributes next-hop self nlri 10.1.0.0/26",
+        f"neighbor {Q} announce eor ipv4 unicast",
+    ]
+    announce(bridge, ("", "10.1.0.64/26", "next-hop self community [1:2]"), unset=(("", "10.1.0.0/26"),))
+    assert commands(bridge) == [
+        f"neighbor {P}, neighbor {Q} withdraw attributes next-hop self nlri 10.1.0.0/26",
+        f"neighbor {P}, neighbor {Q} announce attributes next-hop self community [1:2] nlri 10.1.0.64/26",
+    ]
+
+
+def test_a_session_that_comes_back_is_told_all_again_and_what_went_meanwhile() -> None:
+    bridge = Bridge("d1")
+    announce(bridge, ("", "10.1.0.0/26", "next-hop self"), ("", "10.1.0.64/26", "next-hop self"))
+    up(bridge)
+    down(bridge)
+    commands(bridge)
+    announce(bridge, unset=(("", "10.1.0.64/26"),))
+    assert commands(bridge) == []
+    up(bridge)
+    assert commands(bridge) == [
+        f"neighbor {P} withdraw attributes next-hop self nlri 10.1.0.64/26",
+        f"neighbor {P} announce attributes next-hop self nlri 10.1.0.0/26",
+    ]
+
+
+def test_a_scope_of_its_own_and_the_family_of_the_session() -> None:
+    bridge = Bridge("d1")
+    up(bridge)
+    up(bridge, SIX, family="ipv6/unicast")
+    announce(
+        bridge,
+        ("", "10.1.0.0/26", "next-hop self"),
+        (P, "10.1.0.0/26", "next-hop 10.0.0.9"),
+        ("", "fd01::/122", "next-hop self"),
+    )
+    assert commands(bridge) == [
+        f"neighbor {P} announce attributes next-hop 10.0.0.9 nlri 10.1.0.0/26",
+        f"neighbor {SIX} announce attributes next-hop self nlri fd01::/122",
+    ]
+
+
+def test_many_prefixes_go_in_chunks() -> None:
+    bridge = Bridge("d1")
+    up(bridge)
+    announce(bridge, *[("", f"10.1.{n}.0/24", "next-hop self") for n in range(CHUNK + 1)])
+    lines = commands(bridge)
+    assert [line.count("/24") for line in lines] == [CHUNK, 1]
+
+
+def test_the_file_brings_announcements_and_end_of_rib_back() -> None:
+    first = Bridge("d1")
+    announce(first, ("", "10.1.0.0/26", "next-hop self"))
+    first.agent_line('{"do": "complete"}', 0.0)
+    assert first.save
+    second = Bridge("d1", first.state())
+    up(second)
+    assert commands(second) == [
+        f"neighbor {P} announce attributes next-hop self nlri 10.1.0.0/26",
+        f"neighbor {P} announce eor ipv4 unicast",
+    ]
+
+
+@pytest.mark.parametrize(
+    "saved", ["", "junk", "[]", "{}", '{"announced": [], "complete": 1}', '{"announced": {"": 3}}']
+)
+def test_a_damaged_file_is_as_none(saved: str) -> None:
+    bridge = Bridge("d1", saved)
+    assert (bridge.announced, bridge.complete) == ({}, False)
+
+
+def answer(bridge: Bridge, digests: list[str], now: float, sent: dict[str, int] | None = None) -> None:
+    for digest in digests:
+        for line in ("neighbor 10.0.0.2 {", f'  description "{digest}";', "  router-id 10.0.0.1;", "}"):
+            bridge.exabgp_line(line, now)
+    peers = [{"peer": {"address": peer}, "messages": {"sent": {"update": n}}} for peer, n in (sent or {}).items()]
+    bridge.exabgp_line(json.dumps(peers), now)
+
+
+def test_a_reload_is_repeated_until_the_neighbours_show_its_digest() -> None:
+    bridge = Bridge("d1")
+    bridge.agent_connected(0.0)
+    told(bridge)
+    bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": [P, Q]}), 0.0)
+    assert commands(bridge) == ["reload"]
+    assert bridge.deadline is not None
+    bridge.tick(bridge.deadline - 0.01)
+    assert commands(bridge) == []
+    bridge.tick(bridge.deadline)
+    assert commands(bridge) == ["show neighbor configuration", "show neighbor json"]
+    answer(bridge, ["d1"], 0.1)
+    assert commands(bridge) == ["reload"], "dropped: once more"
+    answer(bridge, ["d2"], 0.2)
+    assert commands(bridge) == ["reload"], "one neighbour is missing"
+    bridge.tick(bridge.deadline)
+    commands(bridge)
+    answer(bridge, ["d2", "d2"], 0.3)
+    assert commands(bridge) == []
+    assert told(bridge) == [{"kind": "configured", "digest": "d2"}]
+    assert bridge.deadline is None
+
+
+def test_a_configuration_without_neighbours_is_proved_by_their_absence() -> None:
+    bridge = Bridge("d1")
+    bridge.agent_connected(0.0)
+    told(bridge)
+    bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": []}), 0.0)
+    bridge.tick(1.0)
+    commands(bridge)
+    answer(bridge, ["d1"], 1.1)
+    assert commands(bridge) == ["reload"]
+    bridge.tick(5.0)
+    answer(bridge, [], 5.1)
+    assert told(bridge) == [{"kind": "configured", "digest": "d2"}]
+
+
+def test_a_neighbour_retires_when_its_counter_stands_still_or_time_is_up() -> None:
+    bridge = Bridge("d1")
+    announce(bridge, ("", "10.1.0.0/26", "next-hop self"))
+    up(bridge)
+    up(bridge, Q)
+    bridge.agent_connected(0.0)
+    told(bridge)
+    commands(bridge)
+    bridge.agent_line(json.dumps({"do": "retire", "peers": [P]}), 10.0)
+    assert commands(bridge) == [f"neighbor {P} withdraw attributes next-hop self nlri 10.1.0.0/26"]
+    answer(bridge, [], 10.1, {P: 5, Q: 1})
+    answer(bridge, [], 10.2, {P: 6, Q: 1})
+    assert told(bridge) == []
+    answer(bridge, [], 10.3, {P: 6, Q: 1})
+    assert told(bridge) == [{"kind": "retired", "peer": P}]
+    bridge.agent_line(json.dumps({"do": "retire", "peers": [Q]}), 20.0)
+    answer(bridge, [], 23.1, {P: 6, Q: 9})
+    assert told(bridge) == [{"kind": "retired", "peer": Q}]
+
+
+def test_what_is_still_said_of_a_removed_neighbour_is_not_told() -> None:
+    bridge = Bridge("d1")
+    up(bridge)
+    bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": [Q]}), 0.0)
+    bridge.agent_connected(0.0)
+    told(bridge)
+    down(bridge)
+    assert told(bridge) == []
+    assert P not in bridge.sessions
+
+
+def test_a_flood_of_prefixes_of_one_neighbour_is_bounded() -> None:
+    bridge = Bridge("d1")
+    up(bridge)
+    for a in range(MAX_PATHS // 1000 + 1):
+        bridge.exabgp_line(update(P, *[f"10.{a}.{n}.0/24" for n in range(1000)]), 0.0)
+    assert len(bridge.sessions[P].paths) == MAX_PATHS
+    assert bridge.unread == 1000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "done",
+        "{",
+        "{}",
+        '{"type": "update"}',
+        '{"type": "state", "neighbor": 3}',
+        '{"type": "notification"}',
+        "[1, {}]",
+    ],
+)
+def test_a_line_that_makes_no_sense_is_ignored(line: str) -> None:
+    bridge = Bridge("d1")
+    bridge.exabgp_line(line, 0.0)
+    assert bridge.sessions == {}
+
+
+@pytest.mark.parametrize(
+    "line", ["", "junk", "[]", "{}", '{"do": "no"}', '{"do": "announce", "set": [["a"]], "unset": []}']
+)
+def test_nonsense_of_the_agents_is_a_value_error(line: str) -> None:
+    with pytest.raises(ValueError):
+        Bridge("d1").agent_line(line, 0.0)
