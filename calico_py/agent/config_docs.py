@@ -40,7 +40,7 @@ _METHODS = {
     "of the default route, one in its gateway's subnet first.",
     Method.FIRST_FOUND: "Calico's default: the devices from the last to the first without those of container engines "
     "and tunnels, the first address of the first that has one.",
-    Method.INTERFACE: "`interface=REGEX[,REGEX]`: the same among the devices whose name matches one of the expressions.",
+    Method.INTERFACE: "`interface=REGEX[,REGEX]`: the same among the devices whose name matches an expression.",
     Method.SKIP_INTERFACE: "`skip-interface=REGEX[,REGEX]`: as first-found, without the devices whose name matches.",
     Method.CAN_REACH: "`can-reach=HOST`: the source address that the kernel takes towards a host. Nothing is sent.",
     Method.CIDR: "`cidr=CIDR[,CIDR]`: the first address in one of the networks.",

@@ -4,8 +4,10 @@ Loading of kubeconfig and in-cluster credentials, TLS and the connection pool ar
 model classes are not used: bodies are JSON as they came. Answers other than 2xx become the store's typed errors.
 """
 
+import asyncio
 import contextlib
 import json
+import os
 import socket
 import ssl
 import time
@@ -146,6 +148,7 @@ class Transport:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+        await asyncio.sleep(0)  # one turn of the loop closes the sockets
 
     async def request(self, request: Request) -> dict[str, Any]:
         """The JSON answer to a request.
@@ -171,7 +174,7 @@ class Transport:
         """
         with self._unavailable(request.what):
             response = await self._send(request, _WATCH_TIMEOUT)
-        async with response:
+        try:
             if response.status >= 300:
                 with self._unavailable(request.what):
                     raw = await response.read()
@@ -179,6 +182,8 @@ class Transport:
             _keep_alive(response)
             async with contextlib.aclosing(self._lines(request, response)) as lines:
                 yield lines
+        finally:
+            _abort(response)
 
     async def _lines(self, request: Request, response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any]]:
         with self._unavailable(request.what):
@@ -228,8 +233,9 @@ class Transport:
         except TimeoutError as error:
             raise UnavailableError(f"{what}: the API server at {self.host} did not answer in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            cause = str(error) or type(error).__name__
-            raise UnavailableError(f"{what}: the API server at {self.host} cannot be reached: {cause}") from error
+            raise UnavailableError(
+                f"{what}: the API server at {self.host} cannot be reached: {_cause(error)}"
+            ) from error
         except ConfigException as error:
             raise UnavailableError(f"{what}: the credentials cannot be read: {error}") from error
 
@@ -244,9 +250,28 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 def _keep_alive(response: aiohttp.ClientResponse) -> None:
-    connection = response.connection
-    sock = connection.transport.get_extra_info("socket") if connection and connection.transport else None
+    transport = _transport(response)
+    sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Drop the connection of a watch: a farewell of TLS would wait for a server that still has events to send."""
+    transport = _transport(response)
+    response.close()
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()
+
+
+def _transport(response: aiohttp.ClientResponse) -> asyncio.BaseTransport | None:
+    return response.connection.transport if response.connection is not None else None
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong below HTTP; the client's own texts leave the system's word out."""
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.errno, int) and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__

@@ -69,7 +69,7 @@ class MemoryStore:
     async def list(self, kind: Kind[R], *, labels: str = "", fields: str = "") -> Listing[R]:
         """See Store."""
         with self._call("list", kind):
-            found = self.verbs.list(self._resource(kind), Selection(labels=labels, fields=fields))
+            found = self.verbs.list(self._resource(kind), Selection(kind.namespace, labels, fields))
         items: list[R] = []
         invalid: list[Invalid] = []
         for obj in found:
@@ -83,7 +83,7 @@ class MemoryStore:
         self, kind: Kind[R], *, resource_version: str, labels: str = "", fields: str = ""
     ) -> AsyncIterator[WatchEvent[R]]:
         """See Store; never ends by itself."""
-        resource, selection = self._resource(kind), Selection(labels=labels, fields=fields)
+        resource, selection = self._resource(kind), Selection(kind.namespace, labels, fields)
         woken = asyncio.Event()
         stop = self.storage.listen(resource.key, woken.set)
         try:
