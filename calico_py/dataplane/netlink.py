@@ -8,6 +8,7 @@ import asyncio
 import errno
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from calico_py.model.kernel import (
     Route,
     Sysctl,
 )
+
+_log = logging.getLogger(__name__)
 
 _PROC_SYS = Path("/proc/sys")
 _RT_SCOPE_LINK = 253
@@ -69,7 +72,7 @@ class LinuxKernel:
         """All objects of a kind.
 
         Raises:
-            DumpInterruptedError, DumpRefusedError, nft_tool.NftError: it could not be had.
+            DumpInterruptedError, DumpRefusedError: it could not be had.
         """
         # mypy does not narrow a type variable by comparing the type.
         return cast("list[K]", await _DUMPS[kind]())
@@ -199,13 +202,22 @@ async def _dump_fdb() -> list[FdbEntry]:
     return [neigh.entry for neigh in parsed if neigh and neigh.permanent and isinstance(neigh.entry, FdbEntry)]
 
 
+async def _dump_tables() -> list[NftTable]:
+    """None where nft cannot tell: the table is put then, and the answer to that says why."""
+    try:
+        return await nft_tool.list_tables()
+    except nft_tool.NftError as error:
+        _log.warning("cannot list nftables: %s", error)
+        return []
+
+
 _DUMPS: dict[type[KernelObject], Callable[[], Awaitable[Sequence[KernelObject]]]] = {
     Route: _dump_routes,
     Link: _dump_links,
     Addr: _dump_addrs,
     Neigh: _dump_neighs,
     FdbEntry: _dump_fdb,
-    NftTable: nft_tool.list_tables,
+    NftTable: _dump_tables,
 }
 
 

@@ -115,7 +115,7 @@ class NftReconciler:
         if table.digest == self._actual:
             return ""
         (error,) = await self._kernel.send([Put(table)])
-        self._stale = error is not None
+        self._stale |= error is not None
         if error is None:
             self._actual = table.digest
         problem = str(error) if error is not None else ""

@@ -51,6 +51,7 @@ class RouteReconciler:
         self._failures: dict[RouteKey, str] = {}
         self._may_sweep: Callable[[Route], bool] = lambda _: False
         self._stale = True
+        self._reading = False
 
     @property
     def installed(self) -> Mapping[RouteKey, Route]:
@@ -78,17 +79,23 @@ class RouteReconciler:
         self._tracker.set_desired(desired)
         self._may_sweep = may_sweep
 
-    async def resync(self, routes: Iterable[Route] | None = None) -> None:
-        """Take the kernel's routes as they are now.
+    async def resync(self) -> None:
+        """Read the kernel's routes; what changes meanwhile is read again by the next apply."""
+        self._stale = False
+        self._reading = True
+        try:
+            self._take(await self._kernel.dump(Route))
+        except BaseException:
+            self._stale = True
+            raise
+        finally:
+            self._reading = False
 
-        Args:
-            routes: a dump that the caller has just made; read here if None.
-        """
-        self._stale = False  # an event that comes while the dump is under way counts afresh
+    def _take(self, routes: Iterable[Route]) -> None:
         ours: dict[RouteKey, Route] = {}
         foreign: dict[RouteKey, Route] = {}
         surplus: list[Route] = []
-        for route in await self._kernel.dump(Route) if routes is None else routes:
+        for route in routes:
             if route.table != TABLE_MAIN:
                 continue
             key = route.key
@@ -145,6 +152,8 @@ class RouteReconciler:
         if route.table != TABLE_MAIN:
             return False
         key = route.key
+        # A dump that is under way may have passed the place before or after this change.
+        self._stale |= self._reading and (route.protocol in OURS or key in self._tracker.desired)
         if route.protocol in OURS:
             if removed:
                 self._tracker.gone(key)  # or one of several next hops, or one of several routes: written again
@@ -161,6 +170,7 @@ class RouteReconciler:
 
     def _forget(self, ifindex: int) -> bool:
         """Routes of a device that went down, or lost an address, may have vanished without an event (see monitor)."""
+        self._stale |= self._reading
         lost = [
             key
             for key, route in self._tracker.actual.items()
@@ -173,7 +183,7 @@ class RouteReconciler:
             for key in self._tracker.puts
         )
         self._stale |= blocking
-        return blocking or bool(lost)
+        return self._stale or bool(lost)
 
     async def _put(self, routes: Sequence[Route]) -> dict[RouteKey, str]:
         before = {route.key: self._tracker.actual.get(route.key) for route in routes}

@@ -126,6 +126,7 @@ class FakeKernel:
         }
         found = list(stores[kind])
         self._fault("after", "dump", kind)
+        await asyncio.sleep(0)  # what is returned is not the newest
         return cast("list[K]", found)
 
     async def sysctl(self, name: str) -> str | None:

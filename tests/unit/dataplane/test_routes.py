@@ -312,11 +312,31 @@ async def test_a_route_deleted_while_it_is_written_is_not_forgotten(rig: Rig) ->
     assert rig.ours() == {rig.via_tunnel()}
 
 
+@pytest.mark.parametrize("how", ["route", "device"])
+async def test_what_changes_while_the_kernel_is_read_is_read_again(rig: Rig, how: str) -> None:
+    await rig.settle(rig.via_tunnel())
+
+    def meddle(when: str, verb: str, _kind: object) -> None:
+        if (when, verb) == ("after", "dump"):
+            rig.kernel._fault = lambda *_: None
+            rig.kernel._delete(rig.via_tunnel() if how == "route" else Addr(rig.tunnel, IPv4Interface("10.244.1.0/32")))
+            while not rig.kernel._listeners[0].empty():
+                assert rig.reconciler.on_event(rig.kernel._listeners[0].get_nowait())
+
+    rig.kernel._fault = meddle
+    await rig.reconciler.resync()
+    assert rig.ours() == set()
+    assert rig.reconciler.dirty
+    await rig.reconciler.apply()
+    assert rig.ours() == {rig.via_tunnel()}
+
+
 async def test_a_second_route_on_a_key_is_removed(rig: Rig) -> None:
     """NLM_F_APPEND makes one; a dump shows both."""
     first, second = rig.via_tunnel(), rig.via_uplink(1, protocol=80, gateway=NODE3)
     reconciler = RouteReconciler(rig.kernel)
-    await reconciler.resync([first, second])
+    reconciler._take([first, second])
+    reconciler._stale = False
     reconciler.set_desired(keyed([first]), lambda _: True)
     await reconciler.apply()
     assert rig.kernel.sent == [Delete(second)]
