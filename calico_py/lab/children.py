@@ -15,7 +15,7 @@ from typing import Any
 
 from calico_py.lab.processes import Identity, find_by_environment, host_pid
 
-MARK = "CALICO_PY_LAB"
+MARK = "LAB_PROCESS"
 GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 
 # Quick at first, so that a killed agent is back before anybody misses it; a child that lived long starts over.

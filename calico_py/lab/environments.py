@@ -40,6 +40,6 @@ def compute_environment(
         "CALICO_IPV4POOL_IPIP": str(spec.ipip),
         "CALICO_IPV6POOL_CIDR": spec.pool(6) or "none",
         "IP6": "autodetect",
-        "CALICO_PY_POD_TEMPLATE_GENERATION": str(generation),
+        "CALICO_PY_TEMPLATE_GENERATION": str(generation),
     }
     return environment | dict(extra or {})

@@ -20,6 +20,7 @@ from calico_py.lab.topology import LabSpec, is_namespace_of
 
 _NETNS_DIR_MADE = "netns-directory-made"
 _KILL_WITHIN = 10.0  # seconds
+_REAP_WITHIN = 2.0  # seconds for the machine's first process, whose child the supervisor is
 _SOCKET_WITHIN = 10.0  # seconds
 
 
@@ -127,8 +128,13 @@ def _last_words(state: StateDir) -> str:
 
 def _kill_supervisor(state: StateDir) -> None:
     supervisor = state.read_supervisor()
-    if supervisor and not supervisor.kill(wait=_KILL_WITHIN):
+    if supervisor is None:
+        return
+    if not supervisor.kill(wait=_KILL_WITHIN):
         raise LabError(f"lab {state.name}: its supervisor, process {supervisor.pid}, does not end on SIGKILL")
+    deadline = time.monotonic() + _REAP_WITHIN
+    while supervisor.listed and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _leave_nothing() -> None:

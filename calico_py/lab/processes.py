@@ -31,15 +31,21 @@ class Identity:
         """Whether it still runs."""
         return Identity.of(self.pid) == self
 
+    @property
+    def listed(self) -> bool:
+        """Whether /proc still shows it, if only as a zombie that its parent has not reaped."""
+        found = _state_and_start(self.pid)
+        return found is not None and found[1] == self.start
+
     def kill(self, number: signal.Signals = signal.SIGKILL, *, wait: float = 0) -> bool:
         """Send a signal and wait at most so many seconds for its end; True if it is gone.
 
         A process that ended before counts as gone; another one with the same id is never touched.
         """
         try:
-            descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return True
+            descriptor = os.pidfd_open(_own_id(self.pid))
+        except (OSError, IndexError):  # gone, or in no PID namespace below the caller's
+            return not self.alive
         try:
             if not self.alive:  # compared after the descriptor was opened: from here on it cannot be another one
                 return True
@@ -64,6 +70,22 @@ def host_pid(pid: int) -> int:
     finally:
         os.close(descriptor)
     raise ProcessLookupError(pid)
+
+
+def _own_id(pid: int) -> int:
+    """The id in the caller's PID namespace of a process of the host's /proc: the opposite of host_pid.
+
+    /proc/PID/status lists a process's ids (NSpid), from the namespace of that /proc down to the process's own.
+    """
+    depth = len(_namespace_ids("self")) - 1
+    return _namespace_ids(str(pid))[depth]
+
+
+def _namespace_ids(process: str) -> list[int]:
+    for line in Path("/proc", process, "status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return [int(word) for word in line.split()[1:]]
+    return []
 
 
 def find_by_environment(entry: str) -> list[int]:

@@ -19,9 +19,11 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from calico_py.cni.installer import InstallError, ensure_shim, install_shim
 from calico_py.lab import apiservers, control, environments, network, objects
 from calico_py.lab.api.definitions import shipped
 from calico_py.lab.api.kubeconfig import write_kubeconfig
+from calico_py.lab.cache import cache_directory
 from calico_py.lab.children import GRACE, Child, reap
 from calico_py.lab.client import Api, ApiError
 from calico_py.lab.commands import LabError
@@ -34,6 +36,7 @@ from calico_py.lab.topology import LabSpec, NodePlace, compute_topology
 from calico_py.model import names
 
 _API_START = 30.0  # seconds
+_API_RESTARTS = 3
 _WATCH_AGAIN = 0.5  # seconds
 
 
@@ -69,7 +72,7 @@ class Supervisor:
         try:
             await self._boot()
             outcome: dict[str, Any] = {"result": "up"}
-        except (LabError, OSError) as error:
+        except (LabError, InstallError, OSError) as error:
             outcome = {"error": str(error)}
         async with self._changed:
             self._outcome = outcome
@@ -82,8 +85,10 @@ class Supervisor:
         await self._tell(f"API server at {outer.server}")
         await self._wait_for_api(outer)
         await self._register(outer)
+        shim = ensure_shim(cache_directory(os.environ) / "shim")  # on this thread: it runs a compiler to its end
         for place in self._topology.nodes:
             self._nodes[place.name] = start_pause(place, self._state)
+            install_shim(shim, self._nodes[place.name].root / "opt/cni/bin")
             _write_kubeconfig(self._nodes[place.name].root / KUBECONFIG.lstrip("/"), inner)
             self._start_node(place)
             await self._tell(f"node {place.name}")
@@ -109,13 +114,17 @@ class Supervisor:
         return plan.inner, plan.outer
 
     async def _wait_for_api(self, api: Api) -> None:
+        """Until it answers; a process of it that ends again and again is not waited for."""
         deadline = time.monotonic() + _API_START
         while True:
             try:
                 await asyncio.to_thread(api.get, "/version")
             except ApiError as error:
+                ended = [child for child in self._children.values() if child.restarts > _API_RESTARTS]
+                if ended:
+                    raise LabError(f"{ended[0].name} ends again and again:\n{_tail(ended[0].log)}") from None
                 if time.monotonic() > deadline:
-                    raise LabError(f"the API server does not answer: {error}; see {self._state.log('api')}") from None
+                    raise LabError(f"the API server does not answer: {error}") from None
                 await asyncio.sleep(0.05)
             else:
                 return
@@ -297,7 +306,7 @@ class Supervisor:
     def _speakers_own(self, node: str, process: str) -> list[Identity]:
         child = self._child(node, environments.SPEAKER)
         found = []
-        for pid in find_by_environment(f"CALICO_PY_LAB={child.mark}"):
+        for pid in find_by_environment(f"LAB_PROCESS={child.mark}"):
             if child.identity and pid == child.identity.pid:
                 continue
             words = " ".join(Path(word).name for word in command_line(pid))
@@ -312,6 +321,10 @@ class Supervisor:
         if child is None:
             raise LabError(f"{node}: {process} has not been started yet; see: calico-py lab status")
         return child
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
 
 
 def _write_kubeconfig(path: Path, api: Api) -> None:
