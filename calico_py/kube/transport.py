@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
@@ -111,7 +112,7 @@ async def _load(kubeconfig: str | None) -> Configuration:
     except ConfigException as error:
         where = f"kubeconfig {kubeconfig}" if kubeconfig else "no kubeconfig is given, and the pod's service account"
         raise CredentialsError(f"{where}: {error}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CredentialsError(f"kubeconfig {kubeconfig}: cannot be read: {error}") from error
     return configuration
 
