@@ -15,6 +15,7 @@ from calico_py.model.nodes import Node
 from calico_py.model.pools import IPPool
 from calico_py.model.store import GoneError, NotFoundError, StoreError, UnavailableError
 from tests.fakes.store import MemoryStore
+from tests.fakes.waiting import until
 
 
 def pool(name: str, cidr: str = "10.244.0.0/16") -> IPPool:
@@ -33,12 +34,6 @@ class Faults:
             self.calls.append(verb)
             if self.planned.get(verb):
                 raise self.planned[verb].pop(0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - polls what tells nobody
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
