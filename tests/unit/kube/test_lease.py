@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from calico_py.kube.lease import LEASE_NAME, Leadership, lease_kind
 from calico_py.model.store import UnavailableError
