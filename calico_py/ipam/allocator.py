@@ -20,10 +20,11 @@ from calico_py.ipam.handles import Handles
 from calico_py.ipam.holdings import Holdings
 from calico_py.ipam.reconcile import Living, ReconcileReport, leaked_addresses
 from calico_py.ipam.requests import Assigned, AssignRequest, IPAMError, PoolError, Release, Released, Tunnel
-from calico_py.ipam.search import Search, Want, cooldown_of
+from calico_py.ipam.rules import cooldown_of
+from calico_py.ipam.search import Search, Want
 from calico_py.ipam.tasks import Tasks, pause
 from calico_py.ipam.tunnels import keep_tunnel_address, tunnel_pools
-from calico_py.model.blocks import Attribute, IPAMConfiguration
+from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
 from calico_py.model.net import Address, Family, Network, family
 from calico_py.model.pools import AllowedUse, IPPool
 from calico_py.model.store import Store, StoreError
@@ -74,6 +75,11 @@ class Allocator:
         self._search = Search(store, self.writer, claims, node=node, now=now, reserved=reserved, taken=taken)
         self._holdings = Holdings(store, self.writer, self._handles, self._search)
         self._tunnelling = asyncio.Lock()
+
+    @property
+    def cooldown(self) -> timedelta:
+        """How long an address rests between two owners."""
+        return cooldown_of(self._config())
 
     # Assigning
 
@@ -186,7 +192,7 @@ class Allocator:
         Raises:
             StoreError: the API failed; what had been released by then is.
         """
-        done = await self._release(list(releases), cooldown_of(self._config()))
+        done = await self._release(list(releases), self.cooldown)
         for of in {family(address) for address in done.released}:
             await self._release_unselected(of)
         return done
@@ -212,7 +218,10 @@ class Allocator:
             return
         change = ReleaseAddresses(releases, self._now, cooldown)
         try:
-            parts.append(await self.writer.change(cidr, change))
+            done = await self.writer.change(cidr, change)
+            if (done.unallocated or done.refused) and await self.writer.refresh(cidr):
+                done = await self.writer.change(cidr, change)
+            parts.append(done)
         except BlockGoneError:
             parts.append(nowhere)
         finally:
@@ -226,9 +235,9 @@ class Allocator:
             pool, block = pool_of(pools, cidr), self.writer.known.get(cidr)
             if (pool is not None and (pool.disabled or selects_node(pool, labels))) or block is None:
                 continue
-            if blocks.is_empty(blocks.thaw(block, now=self._now(), cooldown=cooldown_of(self._config()))):
+            if blocks.is_empty(blocks.thaw(block, now=self._now(), cooldown=self.cooldown)):
                 try:
-                    await self._search.give_back(cidr)
+                    await self._search.release_block(cidr, self.node, self.cooldown)
                 except StoreError as error:
                     log.info("block %s, which no pool for this node contains, is not released yet: %s", cidr, error)
 
@@ -280,6 +289,15 @@ class Allocator:
             for handle_id in {a.handle for a in blocks.allocations(block) if a.node == self.node}:
                 self._handles.mark(handle_id, [block.cidr])
         return ReconcileReport(released, len(mine) - len(released.released))
+
+    async def release_block(self, block: IPAMBlock) -> bool:
+        """Give an empty block back for whichever node has it, unless it was written since it was seen so."""
+        assert block.node is not None
+        return await self._search.release_block(block.cidr, block.node, self.cooldown, block.sequence_number)
+
+    def forget_foreign_blocks(self) -> None:
+        """Drop other nodes' blocks from memory; they are read again when needed."""
+        self.writer.forget_but(self._search.own)
 
     async def drain(self) -> None:
         """Wait for what goes on behind the answers: handles, and what is undone."""

@@ -194,14 +194,11 @@ def release(block: IPAMBlock, ordinals: Collection[int], *, now: datetime, coold
     return _compact(_allocate(replace(block, allocations=_without(block, held)), held, cold))
 
 
-def thaw(block: IPAMBlock, *, now: datetime, cooldown: timedelta) -> IPAMBlock:
-    """Free the ordinals whose cooldown has passed, the one that was released first in front."""
-    due = [
-        (released, a.ordinal)
-        for a in allocations(block)
-        if a.cooling and (released := parse_time(a.attribute.released_at)) + cooldown <= now
-    ]
-    return _free(block, [ordinal for _, ordinal in sorted(due)])
+def thaw(block: IPAMBlock, *, now: datetime, cooldown: timedelta, early: int = 0) -> IPAMBlock:
+    """Free ordinals whose cooldown has passed, and ``early`` more before their time: first released, first freed."""
+    cooling = sorted((parse_time(a.attribute.released_at), a.ordinal) for a in allocations(block) if a.cooling)
+    due = sum(released + cooldown <= now for released, _ in cooling)
+    return _free(block, [ordinal for _, ordinal in cooling[: due + early]])
 
 
 def reassign(block: IPAMBlock, ordinals: Collection[int], owner: Attribute) -> IPAMBlock:

@@ -33,6 +33,7 @@ class Assign:
         node: the block must be this node's; None: whosever it is (borrowing).
         pool: name of the block's pool, for the answer.
         cooldown: an address that was released is given again after that long.
+        pressing: or earlier, if no other is left.
     """
 
     owner: Attribute
@@ -42,6 +43,7 @@ class Assign:
     cooldown: timedelta
     reserved: Collection[Network] = ()
     pool: str = ""
+    pressing: bool = False
     attempted: tuple[Assigned, ...] = ()
 
     def __call__(self, block: IPAMBlock) -> tuple[IPAMBlock, tuple[Assigned, ...]]:
@@ -50,6 +52,9 @@ class Assign:
         if self.attempted and all(_stands(block, a) for a in self.attempted):
             return block, self.attempted
         thawed = blocks.thaw(block, now=self.now(), cooldown=self.cooldown)
+        if self.pressing:
+            missing = max(0, self.count - blocks.free_count(thawed, self.reserved))
+            thawed = blocks.thaw(thawed, now=self.now(), cooldown=self.cooldown, early=missing)
         after, ordinals = blocks.assign_next(thawed, self.count, self.owner, reserved=self.reserved)
         if not ordinals:
             raise FullError(f"block {block.cidr} has no free address")

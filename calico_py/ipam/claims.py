@@ -7,9 +7,9 @@ reader can finish or undo: see ``settle``, which is the whole recovery after a c
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from calico_py.ipam.blocks import is_empty, new_block, sealed
+from calico_py.ipam.blocks import is_empty, new_block, sealed, thaw
 from calico_py.ipam.commits import RETRIES, BlockWriter
 from calico_py.ipam.deletion import delete_marked
 from calico_py.ipam.requests import ContendedError
@@ -146,10 +146,13 @@ class Claims:
         if block.deleted:
             await delete_marked(self._store, IPAM_BLOCKS, block)
 
-    async def release(self, cidr: Network, node: str, *, sequence: int | None = None) -> bool:
+    async def release(
+        self, cidr: Network, node: str, *, cooldown: timedelta = timedelta(0), sequence: int | None = None
+    ) -> bool:
         """Give an empty block of a node back to its pool; False if it stays.
 
-        It stays where it is another node's, is not empty, or (with ``sequence``) was written since it was looked at.
+        It stays where it is another node's, has addresses that somebody holds or that cool down, or (with ``sequence``)
+        was written since it was looked at.
         """
         affinity = await self._find_affinity(node, cidr)
         block = await self._writer.read(cidr)
@@ -158,7 +161,10 @@ class Claims:
                 await self._finish_block_deletion(cidr)
                 await delete_marked(self._store, BLOCK_AFFINITIES, affinity)
             return block is None
-        if not is_empty(block) or sequence not in (None, block.sequence_number):
+        if not is_empty(thaw(block, now=self._now(), cooldown=cooldown)) or sequence not in (
+            None,
+            block.sequence_number,
+        ):
             return False
         try:
             if affinity is not None:

@@ -6,7 +6,7 @@ that finds its own work in it says so instead of doing it twice.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -91,6 +91,16 @@ class BlockWriter:
             return known
         self.known[block.cidr] = block
         return block
+
+    async def refresh(self, cidr: Network) -> bool:
+        """Read the block again; True if the version that was known was not the API's."""
+        known = self.known.get(cidr)
+        block = await self.read(cidr)
+        return known is None or block is None or known.meta.resource_version != block.meta.resource_version
+
+    def forget_but(self, cidrs: Collection[Network]) -> None:
+        """Drop all blocks but these and those that are being written."""
+        self.known = {cidr: b for cidr, b in self.known.items() if cidr in cidrs or cidr in self._waiting}
 
     async def latest(self, cidr: Network) -> IPAMBlock | None:
         """The known version, or the API's where none is known."""

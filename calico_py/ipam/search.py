@@ -17,6 +17,7 @@ from calico_py.ipam.choice import pool_of
 from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import RETRIES, BlockGoneError, BlockWriter
 from calico_py.ipam.requests import AddressTakenError, Assigned, ContendedError, ExhaustedError
+from calico_py.ipam.rules import RECLAIM_AGE, block_limit_of, cooldown_of, may_press
 from calico_py.ipam.walks import walk_blocks
 from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
 from calico_py.model.kinds import IPAM_BLOCKS
@@ -25,22 +26,6 @@ from calico_py.model.names import LABEL_BORROWED
 from calico_py.model.net import Address, Family, Network, contains, network_at
 from calico_py.model.pools import IPPool
 from calico_py.model.store import Store, StoreError
-
-DEFAULT_COOLDOWN = timedelta(seconds=30)
-DEFAULT_BLOCK_LIMIT = 20
-RECLAIM_AGE = timedelta(seconds=60)
-
-
-def cooldown_of(config: IPAMConfiguration) -> timedelta:
-    """How long an address rests before it is given again: what the object says, or calico-py's default."""
-    if config.ip_cooldown_seconds is None:
-        return DEFAULT_COOLDOWN
-    return timedelta(seconds=config.ip_cooldown_seconds)
-
-
-def block_limit_of(config: IPAMConfiguration) -> int:
-    """How many blocks of a family a node may claim."""
-    return config.max_blocks_per_host or DEFAULT_BLOCK_LIMIT
 
 
 @dataclass(slots=True)
@@ -184,18 +169,20 @@ class Search:
                 continue
         raise ContendedError(f"address {address}: block {cidr} came and went {RETRIES} times")
 
-    async def give_back(self, cidr: Network) -> None:
-        """Release one of the node's blocks if it is empty."""
+    async def release_block(self, cidr: Network, node: str, cooldown: timedelta, sequence: int | None = None) -> bool:
+        """Release a block from a node, this one or another, if it is empty; see Claims."""
         async with self._exclusive():
-            if await self._claims.release(cidr, self._node) and cidr in self.own:
+            released = await self._claims.release(cidr, node, cooldown=cooldown, sequence=sequence)
+            if released and cidr in self.own:
                 self.own.remove(cidr)
+            return released
 
     async def _find(self, want: Want) -> None:
         for _ in range(RETRIES):
-            await self._take_own(want, cooldown_of(want.config))
+            await self._take_own(want)
             while want.missing and not self._idle.is_set():
                 await self._idle.wait()  # all who wait for a claim go on at once, so that one write serves them
-                await self._take_own(want, cooldown_of(want.config))
+                await self._take_own(want)
             if not want.missing:
                 return
             if not await self._claim_or_share(want):
@@ -203,8 +190,8 @@ class Search:
         else:
             raise ContendedError(f"node {self._node}: {RETRIES} blocks were claimed and none had an address left")
         await self._borrow(want)
-        if want.missing and want.config.ip_cooldown_seconds is None:
-            await self._take_own(want, timedelta(0))
+        if want.missing and may_press(want.config):
+            await self._take_own(want, pressing=True)
         if want.missing:
             pools = [f"{pool.name} ({pool.cidr})" for pool in want.pools]
             raise ExhaustedError(node=self._node, family=want.family, pools=pools, reasons=want.reasons)
@@ -230,10 +217,13 @@ class Search:
         want.reasons = list(failure.reasons)
         return False
 
-    async def _take_own(self, want: Want, cooldown: timedelta) -> None:
+    async def _take_own(self, want: Want, *, pressing: bool = False) -> None:
+        cooldown = timedelta(0) if pressing else cooldown_of(want.config)
         for cidr in tuple(self.own):
             while want.missing and (pool := pool_of(want.pools, cidr)) is not None:
-                if not self._may_give(cidr, cooldown) or not await self._take(want, cidr, pool, cooldown, own=True):
+                if not self._may_give(cidr, cooldown) or not await self._take(
+                    want, cidr, pool, own=True, pressing=pressing
+                ):
                     break
 
     def _may_give(self, cidr: Network, cooldown: timedelta) -> bool:
@@ -248,9 +238,17 @@ class Search:
             return len(block.unallocated)
         return blocks.free_count(blocks.thaw(block, now=self._now(), cooldown=cooldown), reserved)
 
-    async def _take(self, want: Want, cidr: Network, pool: IPPool, cooldown: timedelta, *, own: bool) -> bool:
-        node = self._node if own else None
-        change = Assign(want.owner, want.missing, node, self._now, cooldown, self._reserved(), pool.name)
+    async def _take(self, want: Want, cidr: Network, pool: IPPool, *, own: bool, pressing: bool = False) -> bool:
+        change = Assign(
+            owner=want.owner,
+            count=want.missing,
+            node=self._node if own else None,
+            now=self._now,
+            cooldown=cooldown_of(want.config),
+            reserved=self._reserved(),
+            pool=pool.name,
+            pressing=pressing,
+        )
         try:
             want.got += await self._writer.change(cidr, change)
         except StoreError:
@@ -318,7 +316,8 @@ class Search:
             age = self._now() - blocks.parse_time(seen.affinity_claim_time)
             if not blocks.is_empty(block) or age < RECLAIM_AGE or self._all_reserved(cidr):
                 continue
-            if await self._claims.release(cidr, seen.node, sequence=seen.sequence_number) and await self._claim(cidr):
+            released = await self._claims.release(cidr, seen.node, cooldown=cooldown, sequence=seen.sequence_number)
+            if released and await self._claim(cidr):
                 return True
         return False
 
@@ -342,7 +341,7 @@ class Search:
             for block in sorted(lenders, key=self._preference):
                 if want.missing and self._free(self._writer.known.get(block.cidr, block), cooldown):
                     self._writer.learn(block)
-                    await self._take(want, block.cidr, pool, cooldown, own=False)
+                    await self._take(want, block.cidr, pool, own=False)
         if want.missing:
             want.reasons.append(f"No IPs available in pools: [{' '.join(str(pool.cidr) for pool in want.pools)}]")
 

@@ -1,15 +1,17 @@
 """A cluster for the tests of IPAM: one store, a clock that the test moves, an allocator for each node."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from calico_py.ipam.allocator import Allocator
-from calico_py.ipam.blocks import Allocation, allocations
+from calico_py.ipam.blocks import Allocation, allocations, block_problems, borrowed
 from calico_py.ipam.requests import Assigned, AssignRequest
-from calico_py.model.blocks import BlockAffinity, IPAMBlock, IPAMConfiguration, IPAMHandle
+from calico_py.model.blocks import AffinityState, BlockAffinity, IPAMBlock, IPAMConfiguration, IPAMHandle
 from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS, IPAM_HANDLES
 from calico_py.model.meta import Meta
+from calico_py.model.names import LABEL_BORROWED
 from calico_py.model.net import Address, Family, Network, parse_network
 from calico_py.model.pools import IPPool
 from calico_py.model.store import Store
@@ -84,3 +86,30 @@ class IPAMCluster:
 def addresses(assigned: tuple[Assigned, ...]) -> list[str]:
     """As text."""
     return [str(a.address) for a in assigned]
+
+
+async def problems(cluster: IPAMCluster) -> list[str]:
+    """What contradicts itself once nothing runs any more: blocks, affinities, handles."""
+    found = []
+    affinities = {a.cidr: a for a in await cluster.affinities() if not a.deleted}
+    counts: dict[str, Counter[Network]] = {}
+    for block in await cluster.blocks():
+        found += [f"{block.cidr}: {problem}" for problem in block_problems(block)]
+        lent = block.meta.labels.get(LABEL_BORROWED) == "true"
+        if lent != bool(borrowed(block)):
+            found.append(f"{block.cidr}: label borrowed is {lent}")
+        if block.deleted:
+            found.append(f"{block.cidr}: deletion is half done")
+        affinity = affinities.pop(block.cidr, None)
+        if block.node is not None and (affinity is None or affinity.node != block.node):
+            found.append(f"{block.cidr}: is of {block.node}, its affinity is {affinity}")
+        if affinity is not None and affinity.state != AffinityState.CONFIRMED:
+            found.append(f"{block.cidr}: affinity is {affinity.state}")
+        for a in allocations(block):
+            if not a.cooling:
+                counts.setdefault(a.handle, Counter())[block.cidr] += 1
+    found += [f"{cidr}: affinity of {a.node} ({a.state}) without a block" for cidr, a in affinities.items()]
+    handles = {handle_id: dict(h.blocks) for handle_id, h in (await cluster.handles()).items()}
+    if handles != counts:
+        found.append(f"handles: found {handles}, expected {counts}")
+    return found

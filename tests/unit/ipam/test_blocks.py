@@ -65,6 +65,15 @@ def test_the_cooldown_ends_to_the_second() -> None:
     assert blocks.is_empty(thawed)
 
 
+def test_under_pressure_the_coldest_goes_first_and_no_more_than_asked() -> None:
+    given, _ = blocks.assign_next(block(), 3, POD)
+    cooldown = timedelta(seconds=30)
+    for ordinal in (2, 0, 1):
+        at = NOW + timedelta(seconds=5 * ordinal)
+        given = blocks.release(given, [ordinal], now=at, cooldown=cooldown)
+    assert blocks.thaw(given, now=NOW, cooldown=cooldown, early=2).unallocated == (3, 0, 1)
+
+
 def test_a_second_release_of_a_cooling_address_changes_nothing() -> None:
     given, _ = blocks.assign_next(block(), 1, POD)
     cold = blocks.release(blocks.sealed(given), [0], now=NOW, cooldown=timedelta(seconds=30))
