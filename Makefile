@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
 DEMO_PACKAGES := python3-venv iproute2 nftables tcpdump iputils-ping util-linux
-TEST_PACKAGES := $(DEMO_PACKAGES) bird2 busybox-static conntrack cpio etcd-server iperf3 kmod procps qemu-system-x86
+TEST_PACKAGES := $(DEMO_PACKAGES) bird2 busybox-static conntrack containernetworking-plugins cpio etcd-server iperf3 kmod procps qemu-system-x86
 
 .PHONY: help demo test check bench docs clean packages-demo packages-test venv
 
