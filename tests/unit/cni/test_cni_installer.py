@@ -1,7 +1,6 @@
 """The shim is built by either compiler, and both files are installed whole."""
 
 import json
-import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from calico_py.cni import installer
 from calico_py.cni.installer import InstallError
+from tests.cni.elf import needs_interpreter
 
 
 @pytest.fixture(scope="session")
@@ -19,22 +19,9 @@ def cache() -> Path:
 
 def test_the_shim_is_static_and_small(cache: Path) -> None:
     shim = installer.ensure_shim(cache)
-    headers = subprocess.run(["readelf", "-lW", str(shim)], capture_output=True, text=True, check=True).stdout
-    assert "INTERP" not in headers, "it would need a dynamic loader of the host"
+    assert not needs_interpreter(shim)
+    assert needs_interpreter(Path("/bin/sh").resolve()), "else this test would not notice"
     assert shim.stat().st_size < 1 << 20
-
-
-@pytest.mark.timeout(400)  # zig's first run for a target builds a C library
-@pytest.mark.parametrize(("target", "machine"), [("x86_64-linux-musl", "X86-64"), ("aarch64-linux-musl", "AArch64")])
-def test_the_shim_is_built_by_zig_for_both_architectures(cache: Path, target: str, machine: str) -> None:
-    pytest.importorskip("ziglang", reason="PyPI's ziglang is not installed")
-    shim = installer.ensure_shim(cache, target=target)
-    headers = subprocess.run(["readelf", "-hlW", str(shim)], capture_output=True, text=True, check=True).stdout
-    assert machine in headers
-    assert "INTERP" not in headers
-    if target.startswith(platform.machine()):
-        answer = subprocess.run([str(shim)], env={"CNI_COMMAND": "VERSION"}, input=b"", capture_output=True, check=True)
-        assert json.loads(answer.stdout)["supportedVersions"][-1] == "1.1.0"
 
 
 def test_a_built_shim_is_not_built_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
