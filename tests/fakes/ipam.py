@@ -57,10 +57,15 @@ class IPAMCluster:
             labels=lambda: self.labels.get(name, {}),
             pools=lambda: self.pools,
             config=lambda: self.config,
-            now=lambda: self.now,
+            now=self.tick,
             reserved=lambda: self.reserved,
             taken=lambda: self.taken,
         )
+
+    def tick(self) -> datetime:
+        """The time, a microsecond later at each look, so that no two events are simultaneous."""
+        self.now += timedelta(microseconds=1)
+        return self.now
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
