@@ -34,8 +34,7 @@ async def cleanup(kernel: Kernel, sysctls: SysctlKeeper, folders: Iterable[Path]
     problems += await _remove(kernel, addresses)
     problems += await _remove(kernel, [link for link in links if _is_made(link)])
     problems += await _shut_kernel_tunnel(kernel, links, addresses)
-    tables = [table for table in await kernel.dump(NftTable) if (table.family, table.name) == (nft.FAMILY, nft.TABLE)]
-    problems += await _remove(kernel, tables)
+    problems += await _remove(kernel, [NftTable(nft.FAMILY, nft.TABLE)])
     restore_problems = await sysctls.restore()
     problems += restore_problems
     if not restore_problems:  # else the file that remembers them must stay

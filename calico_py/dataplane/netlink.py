@@ -109,7 +109,7 @@ class LinuxKernel:
         except NetlinkError as error:
             number, text = error.code, _extended(error)
         except nft_tool.NftMissingError as error:
-            number, text = errno.ENOENT, str(error)
+            number, text = errno.ENOSYS, str(error)
         except nft_tool.NftError as error:
             number, text = errno.EINVAL, str(error)
         except OSError as error:

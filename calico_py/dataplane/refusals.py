@@ -30,6 +30,7 @@ _ADVICE = {
     errno.ENETDOWN: "the device is down: set it up, or see why it went down",
     errno.EEXIST: "something else has that name or key: remove or rename it",
     errno.EOPNOTSUPP: "this kernel has no support for it: load the module, or use the userspace engine",
+    errno.ENOSYS: "install it on the node, or in the agent's image",
     errno.ENOENT: "what it names does not exist on this node",
     errno.EBUSY: "something holds it: it is tried again",
     errno.ENOMEM: "the kernel is out of memory",
