@@ -11,7 +11,7 @@ import pytest
 from calico_py.cni.deferred import DeferredDels
 from calico_py.cni.installer import ensure_shim
 from calico_py.cni.server import Server
-from calico_py.cni.verbs import Plugin, Surroundings
+from calico_py.cni.verbs import Addresses, Plugin, Surroundings
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.model.net import Family
 from tests.cni.runtime import Runtime
@@ -52,10 +52,15 @@ def new_pod() -> Iterator[Callable[[], Namespace]]:
 
 @dataclass
 class Agent:
-    """What stands in for an agent: change its attributes at any time."""
+    """What stands in for an agent: change its attributes at any time.
+
+    Attributes:
+        allocator: used instead of the fake, where it is set.
+    """
 
     runtime: Runtime
     addresses: FakeAddresses = field(default_factory=FakeAddresses)
+    allocator: Addresses | None = None
     families: tuple[Family, ...] = (4, 6)
     not_ready: str = ""
     observed: list[tuple[str, int]] = field(default_factory=list)
@@ -66,7 +71,7 @@ class Agent:
         wiring = NetlinkPodWiring()
         plugin = Plugin(
             wiring=wiring,
-            addresses=self.addresses,
+            addresses=self.allocator or self.addresses,
             surroundings=Surroundings(ready=lambda: self.not_ready, families=lambda: self.families, mtu=lambda: 1450),
             deferred=DeferredDels(self.runtime.deferred),
         )
