@@ -191,28 +191,40 @@ class NetlinkPodWiring:
 
     def _enable_pod_ipv6(self) -> None:
         """Runtimes such as Docker turn IPv6 off in a new namespace."""
-        if (self._proc_sys / "net/ipv6/conf/default/disable_ipv6").read_text().strip() != "0":
+        if _read(f"{self._proc_sys}/net/ipv6/conf/default/disable_ipv6") == "1":
             for name in ("default", "all"):
                 self._set(f"net/ipv6/conf/{name}/disable_ipv6", "0")
 
     def _set(self, name: str, value: str) -> None:
-        """Write a setting that differs, so that a read-only /proc/sys with the right values serves as well."""
-        path = self._proc_sys / name
+        """Write a setting. A read-only /proc/sys that has the value already serves as well."""
+        path = f"{self._proc_sys}/{name}"
         try:
-            if path.read_text().strip() != value:
-                path.write_text(value)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, value.encode())
+            finally:
+                os.close(descriptor)
         except OSError as error:
+            if _read(path) == value:
+                return
             raise WiringError(
                 f"setting {name}: cannot become {value}: {error.strerror}: "
                 "the agent needs the host's /proc/sys, writable, and a kernel with IPv6"
             ) from None
 
 
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
 def _found(outcome: Outcome) -> _Found | None:
     for body in outcome.replies:
         parsed = object_codec.parse_link(body)
         if parsed is not None:
-            return _Found(parsed.link, codec.parse_veth(body).peer)
+            return _Found(parsed.link, codec.parse_peer(body))
     return None
 
 

@@ -30,12 +30,12 @@ def _check_host(link: PodLink, sock: socket.socket) -> Iterator[str]:
     if body is None:
         yield f"{name}: found none"
         return
-    found, veth = _parse(body), codec.parse_veth(body)
+    found, conf = _parse(body), codec.parse_conf(body)
     if found.alias != ALIAS + link.container_id:
         yield f"{name}: found the alias {found.alias!r}, expected {ALIAS + link.container_id!r}"
     yield from _check_link(name, found, mtu=link.mtu, mac=HOST_MAC)
     for setting, value in HOST_CONF.items():
-        if (actual := veth.conf.get(setting)) != value:
+        if (actual := conf.get(setting)) != value:
             yield f"{name}: {setting.name.lower()}: found {actual}, expected {value}"
     yield from _missing_routes(name, sock, found.ifindex, host_routes(link, found.ifindex))
 

@@ -8,7 +8,6 @@ as a list of partials.
 """
 
 import struct
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -30,6 +29,7 @@ _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, ifindex, state, flags, type
 _NDTMSG = struct.Struct("=Bxxx")  # family
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 
 _IFF_UP = 0x1
@@ -69,19 +69,6 @@ class End:
     name: str
     mac: str
     mtu: int
-
-
-@dataclass(frozen=True, slots=True)
-class Veth:
-    """What a link message says of a veth beyond model.kernel.Link.
-
-    Attributes:
-        peer: ifindex of the other end, in its own namespace.
-        conf: net/ipv4/conf, by number.
-    """
-
-    peer: int
-    conf: Mapping[int, int]
 
 
 def pack_veth(host: End, peer: End, netns: int, seq: int, flags: int) -> bytes:
@@ -181,20 +168,24 @@ def pack_routes_of(ifindex: int, family: Family, seq: int) -> bytes:
     return _pack(RTM_GETROUTE, NLM_F_DUMP, seq, body, nlmsg.pack_u32(_RTA_OIF, ifindex))
 
 
-def parse_veth(body: bytes) -> Veth:
-    """From an RTM_NEWLINK body.
+def parse_peer(body: bytes) -> int:
+    """Of an RTM_NEWLINK body of a veth: ifindex of the other end, in its own namespace.
 
     Raises:
         nlmsg.TruncatedError: a length does not fit.
     """
-    attrs = nlmsg.parse_attrs(body, _IFINFOMSG.size)
-    specific = nlmsg.parse_attrs(attrs.get(_AF_SPEC, b""))
+    return nlmsg.parse_u32(nlmsg.parse_attrs(body, _IFINFOMSG.size).get(_LINK, b""))
+
+
+def parse_conf(body: bytes) -> dict[int, int]:
+    """Of an RTM_NEWLINK body: net/ipv4/conf of the device, by number (IFLA_INET_CONF, an array that begins with 1).
+
+    Raises:
+        nlmsg.TruncatedError: a length does not fit.
+    """
+    specific = nlmsg.parse_attrs(nlmsg.parse_attrs(body, _IFINFOMSG.size).get(_AF_SPEC, b""))
     values = nlmsg.parse_attrs(specific.get(_AF_INET, b"")).get(_INET_CONF, b"")
-    conf = {
-        number: int.from_bytes(values[4 * (number - 1) : 4 * number], sys.byteorder)
-        for number in range(1, len(values) // 4 + 1)
-    }
-    return Veth(peer=nlmsg.parse_u32(attrs.get(_LINK, b"")), conf=conf)
+    return {number: value for number, (value,) in enumerate(_U32.iter_unpack(values), start=1)}
 
 
 def _pack(kind: int, flags: int, seq: int, body: bytes, *attributes: bytes) -> bytes:
