@@ -1,0 +1,160 @@
+"""A real cluster for this folder's tests: a lab with pods, its pool switched by kubectl, flows that count losses."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from calico_py.lab import flows, lifecycle, pods, readiness
+from calico_py.lab.flow import SIZE
+from calico_py.lab.flows import FlowResult, RunningFlow
+from calico_py.lab.live import LiveLab
+from calico_py.lab.processes import find_by_environment
+from calico_py.lab.topology import LabSpec
+from calico_py.model.pools import EncapMode
+
+FULL_MTU = 1450 - 28  # bytes of UDP payload that fill a pod's MTU (IPv4 20, UDP 8)
+POOL = "default-ipv4-ippool"
+NODES = ("node1", "node2", "node3")
+
+
+def eventually(what: str, check: Callable[[], object], *, within: float = 10.0) -> None:
+    """Wait for a truth; what it returns last is told when it never comes."""
+    deadline = time.monotonic() + within
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"{what}: not within {within} s, last {found!r}"
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A lab that is up, with pod pN on nodeN."""
+
+    lab: LiveLab
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """Run kubectl; its own words where it fails."""
+        environment = {**os.environ, "KUBECONFIG": str(self.lab.state.kubeconfig)}
+        cache = f"--cache-dir={self.lab.state.path}/kubectl"
+        done = subprocess.run(
+            ["kubectl", cache, *arguments], input=stdin, capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def apply_mode(self, mode: str) -> None:
+        """`kubectl apply` of the pool's manifest with another ipipMode and nothing else."""
+        manifest = {
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "IPPool",
+            "metadata": {"name": POOL},
+            "spec": {"cidr": "10.244.0.0/16", "ipipMode": mode, "natOutgoing": True},
+        }
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+    def api_fed(self) -> None:
+        """Let the API program routes without encapsulation, and BGP none."""
+        for kind, value in (("FelixConfiguration", "Enabled"), ("BGPConfiguration", "Disabled")):
+            manifest = {
+                "apiVersion": "projectcalico.org/v3",
+                "kind": kind,
+                "metadata": {"name": "default"},
+                "spec": {"programClusterRoutes": value},
+            }
+            self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+    def routes(self, node: str) -> dict[str, tuple[str, str]]:
+        """Device and protocol of each route of a node to a block of another one, by iproute2's own words."""
+        output = self.lab.endpoint(node).run(["ip", "route", "show"]).stdout
+        found = re.findall(r"^(10\.244\.\S+/26) via \S+ dev (\S+) proto (\S+)", output, re.MULTILINE)
+        return {prefix: (device, protocol) for prefix, device, protocol in found}
+
+    def wait_for(self, *ways: tuple[str, str], nodes: Sequence[str] = NODES) -> None:
+        """Until each route of each node goes one of these ways (device, protocol), and each way is in use."""
+
+        def arrived() -> bool:
+            found = [self.routes(node) for node in nodes]
+            used = {way for routes in found for way in routes.values()}
+            return used == set(ways) and all(len(routes) == len(NODES) - 1 for routes in found)
+
+        eventually(f"routes by {ways}", arrived)
+
+    def agents(self) -> dict[str, int]:
+        """Process ids of the agents."""
+        return {node: find_by_environment(f"LAB_PROCESS={self.lab.state.name}/{node}-agent")[0] for node in NODES}
+
+    @contextlib.contextmanager
+    def stopped_agents(self) -> Iterator[Callable[[str], None]]:
+        """All agents stopped (SIGSTOP); gives the call that lets one go on. All go on at the end."""
+        pids = self.agents()
+        for pid in pids.values():
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield lambda node: os.kill(pids[node], signal.SIGCONT)
+        finally:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def flow(self, source: str, target: str, *, size: int = SIZE, port: int = 7777) -> Iterator[RunningFlow]:
+        """1,000 datagrams a second each way, from here on."""
+        endpoints = self.lab.endpoint(source), self.lab.endpoint(target)
+        with flows.running_flow(*endpoints, size=size, port=port, family=4) as running:
+            yield running
+
+    def packets(self, node: str, seconds: float = 1.0) -> str:
+        """What a node's uplink carries, as tcpdump prints it."""
+        argv = ["timeout", str(seconds), "tcpdump", "-lnni", "eth0", "udp or ip proto 4"]
+        return self.lab.endpoint(node).run(argv).stdout
+
+    @contextlib.contextmanager
+    def tcp_stream(self, source: str, target: str) -> Iterator[Callable[[], int]]:
+        """A TCP stream of 20 Mbit/s while the block runs; gives the call that counts timeouts of either end so far."""
+        address = str(self.lab.endpoint(target).address(4))
+        ends = (source, target)
+        before = [self.tcp_timeouts(end) for end in ends]
+        server = self.lab.endpoint(target).popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
+        time.sleep(0.3)
+        argv = ["iperf3", "-c", address, "-t", "600", "-b", "20M"]
+        client = self.lab.endpoint(source).popen(argv, stdout=subprocess.DEVNULL)
+        try:
+            time.sleep(0.3)
+            assert client.poll() is None, "iperf3 did not start"
+            yield lambda: sum(map(self.tcp_timeouts, ends)) - sum(before)
+            assert client.poll() is None, "the stream broke"
+        finally:
+            for process in (client, server):
+                process.terminate()
+                process.wait()
+
+    def tcp_timeouts(self, where: str) -> int:
+        """TcpExtTCPTimeouts of a namespace."""
+        output = self.lab.endpoint(where).run(["nstat", "-asz", "TcpExtTCPTimeouts"]).stdout
+        return int(re.findall(r"TcpExtTCPTimeouts\s+(\d+)", output)[0])
+
+
+@contextlib.contextmanager
+def cluster(*, subnets: int = 1, ipip: EncapMode = EncapMode.ALWAYS) -> Iterator[Cluster]:
+    """Three nodes with a pod each, taken down however the block ends."""
+    name = f"tgl{os.getpid()}{secrets.token_hex(2)}"
+    spec = LabSpec(name, len(NODES), subnets, ipip=ipip)
+    try:
+        lifecycle.start(spec, lambda _: None)
+        lab = LiveLab(name)
+        readiness.wait_until_ready(lab, within=60)
+        for number, node in enumerate(NODES, 1):
+            pods.add(lab, f"p{number}", node)
+        yield Cluster(lab)
+    finally:
+        lifecycle.down(name)
+
+
+def lost(results: dict[str, FlowResult]) -> dict[str, int]:
+    """Losses by flow; only those that lost."""
+    return {label: result.lost for label, result in results.items() if result.lost}
