@@ -70,7 +70,10 @@ class Server:
 
     async def _work_off(self) -> None:
         while True:
-            await self._plugin.work_off()
+            try:
+                await self._plugin.work_off()
+            except OSError as error:
+                _log.warning("cannot read the DELs that wait: %s", error)
             await asyncio.sleep(WORK_OFF_SECONDS)
 
     async def _accept(self, listener: socket.socket, connections: set[asyncio.Task[None]]) -> None:

@@ -5,24 +5,24 @@ for later (deferred). Calls for one container follow each other; different conta
 """
 
 import asyncio
-import ipaddress
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
+from calico_py.cni.attachments import add_result, host_ifname, new_link, previous_link
 from calico_py.cni.config import Call, Verb, parse_call
 from calico_py.cni.deferred import DeferredDels
 from calico_py.cni.errors import CNIError, Code
-from calico_py.cni.results import AddResult, ResultInterface, render_add, render_versions
+from calico_py.cni.results import render_add, render_versions
+from calico_py.cni.turns import Turns
 from calico_py.cni.wire import Request
 from calico_py.ipam.requests import Assigned, AssignRequest, ContendedError, IPAMError, Release, Released
 from calico_py.model import names
-from calico_py.model.net import Family, InvalidError, family, parse_interface
+from calico_py.model.net import Family, InvalidError
 from calico_py.model.store import StoreError
-from calico_py.model.wiring import GATEWAYS, PodLink, PodWiring, WiredInterface, WiringError
+from calico_py.model.wiring import PodLink, PodWiring, WiringError
 
 ASSIGN_SECONDS = 60.0  # below the shim's patience, so that a failed ADD is told and undone
 RELEASE_SECONDS = 5.0
@@ -41,6 +41,10 @@ class Addresses(Protocol):
 
     async def release(self, releases: Sequence[Release]) -> Released:
         """Free these, where they still are what was assigned."""
+        ...
+
+    async def lookup(self, handle_id: str) -> Sequence[Assigned]:
+        """All that the handle holds, as the API has it."""
         ...
 
     async def release_handle(self, handle_id: str) -> int:
@@ -74,7 +78,7 @@ class Plugin:
         self._around = surroundings
         self._deferred = deferred
         self._attached: set[str] = set()
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._turns = Turns()
         self._worked_off = asyncio.Event()
 
     async def start(self) -> None:
@@ -125,15 +129,19 @@ class Plugin:
             _log.warning("a DEL that waited is dropped: %s", error)
             self._deferred.done(request)
             return api
-        async with self._turn(call.container_id):
-            return await self._work_off_in_turn(call, request, api=api)
+        async with self._turns.of(call.container_id):
+            try:
+                return await self._work_off_in_turn(call, request, api=api)
+            except Exception:  # noqa: BLE001 - it must not keep the agent from starting, again and again
+                _log.exception("a DEL of container %s met a defect and goes on waiting", call.container_id)
+                return api
 
     async def _work_off_in_turn(self, call: Call, request: Request, *, api: bool = True) -> bool:
         """The same. Looks again first: the DEL may be done by now, and the container attached anew."""
         if not self._deferred.holds(request):
             return api
         try:
-            await self._wiring.unwire(_host_ifname(call), call.container_id)
+            await self._wiring.unwire(host_ifname(call), call.container_id)
             self._attached.discard(call.container_id)
             if api:
                 await self._release(call.container_id)
@@ -154,10 +162,10 @@ class Plugin:
             raise CNIError(Code.TRY_AGAIN_LATER, "calico-py cannot serve ADD yet, try again later", reason)
         descriptor = _require_netns(call, request, netns)
         await self._worked_off.wait()
-        async with self._turn(call.container_id):
+        async with self._turns.of(call.container_id):
             await self._require_detached(call, request)
             assigned = await self._assign(call, request)
-            link = self._link(call, assigned)
+            link = new_link(call, [one.address for one in assigned], mtu=self._around.mtu())
             try:
                 interfaces = await self._wiring.wire(link, descriptor)
             except BaseException as error:
@@ -166,7 +174,7 @@ class Plugin:
                     raise CNIError(Code.WIRING, "cannot make the pod's interface", str(error)) from None
                 raise
             self._attached.add(call.container_id)
-        return render_add(call.config.version, _result(call, link, interfaces), call.config.previous)
+        return render_add(call.config.version, add_result(call, link, interfaces), call.config.previous)
 
     async def _require_detached(self, call: Call, request: Request) -> None:
         if call.container_id in self._attached:
@@ -198,7 +206,7 @@ class Plugin:
             async with asyncio.timeout(ASSIGN_SECONDS):
                 return await self._addresses.assign(ask)
         except _LATER as error:  # the address may be assigned all the same, if only the answer was lost
-            self._deferred.keep(_as_del(request))
+            self._undo_later(request)
             raise CNIError(
                 Code.TRY_AGAIN_LATER, "cannot assign an address now, try again later", _told(error)
             ) from None
@@ -213,24 +221,19 @@ class Plugin:
                 await self._addresses.release(releases)
         except _LATER as error:
             _log.warning("addresses of a failed ADD are released later: %s", _told(error))
-            self._deferred.keep(_as_del(request))
+            self._undo_later(request)
 
-    def _link(self, call: Call, assigned: Sequence[Assigned]) -> PodLink:
-        return PodLink(
-            namespace=call.namespace,
-            pod=call.pod or call.container_id,
-            container_id=call.container_id,
-            ifname=call.ifname,
-            host_ifname=_host_ifname(call),
-            addresses=tuple(ipaddress.ip_interface(one.address) for one in assigned),
-            mtu=call.config.mtu or self._around.mtu(),
-            mac=call.mac,
-        )
+    def _undo_later(self, request: Request) -> None:
+        """A failed ADD's DEL, which the runtime should send as well."""
+        try:
+            self._deferred.keep(replace(request, env={**request.env, "CNI_COMMAND": Verb.DEL.value}))
+        except OSError as error:
+            _log.warning("the DEL of a failed ADD cannot be kept, the runtime's must do: %s", error)
 
     async def _delete(self, call: Call, request: Request) -> None:
-        async with self._turn(call.container_id):
+        async with self._turns.of(call.container_id):
             try:
-                await self._wiring.unwire(_host_ifname(call), call.container_id)
+                await self._wiring.unwire(host_ifname(call), call.container_id)
             except WiringError as error:  # the address stays the pod's as long as the pod may use it
                 raise CNIError(Code.WIRING, "cannot remove the pod's interface", str(error)) from None
             self._attached.discard(call.container_id)
@@ -238,17 +241,37 @@ class Plugin:
                 await self._release(call.container_id)
             except _LATER as error:
                 _log.warning("the addresses of container %s are released later: %s", call.container_id, _told(error))
-                self._deferred.keep(request)
+                try:
+                    self._deferred.keep(request)
+                except OSError as failure:
+                    raise CNIError(Code.IO_FAILURE, "cannot keep the DEL for later", str(failure)) from None
 
     async def _check(self, call: Call, request: Request, netns: int | None) -> None:
         descriptor = _require_netns(call, request, netns)
-        async with self._turn(call.container_id):
+        link = previous_link(call)
+        async with self._turns.of(call.container_id):
             try:
-                found = await self._wiring.check(_previous_link(call), descriptor)
+                found = await self._wiring.check(link, descriptor)
             except WiringError as error:
                 found = [str(error)]
+            found += await self._check_addresses(link)
         if found:
             raise CNIError(Code.WIRING, "the pod's interface is not as ADD made it", "; ".join(found))
+
+    async def _check_addresses(self, link: PodLink) -> list[str]:
+        """Whether IPAM knows them as the container's; an API that is away says nothing against a pod that works."""
+        handle = names.workload_handle(link.container_id)
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                held = {one.address for one in await self._addresses.lookup(handle)}
+        except _LATER as error:
+            _log.info("CHECK of container %s did without IPAM: %s", link.container_id, _told(error))
+            return []
+        return [
+            f"address {address.ip}: found it unassigned or another's, expected handle {handle}"
+            for address in link.addresses
+            if address.ip not in held
+        ]
 
     async def _collect(self, call: Call) -> None:
         """GC: as much as can be, then what went wrong."""
@@ -260,12 +283,12 @@ class Plugin:
                 "cni.dev/valid-attachments: found none, expected a list; nothing was removed",
             )
         failures = []
-        for container_id, host_ifname in (await self._wiring.list_containers()).items():
+        for container_id, device in (await self._wiring.list_containers()).items():
             if container_id in valid:
                 continue
             try:
-                async with self._turn(container_id):
-                    await self._wiring.unwire(host_ifname, container_id)
+                async with self._turns.of(container_id):
+                    await self._wiring.unwire(device, container_id)
                     self._attached.discard(container_id)
                     await self._release(container_id)
             except (*_LATER, WiringError) as error:
@@ -273,80 +296,12 @@ class Plugin:
         if failures:
             raise CNIError(Code.TRY_AGAIN_LATER, "not all could be removed, try again later", "; ".join(failures))
 
-    @asynccontextmanager
-    async def _turn(self, container_id: str) -> AsyncIterator[None]:
-        """Calls for one container, one after another in the order in which they came."""
-        lock, waiting = self._locks.get(container_id, (asyncio.Lock(), 0))
-        self._locks[container_id] = lock, waiting + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._locks.pop(container_id)
-            if waiting > 1:
-                self._locks[container_id] = lock, waiting - 1
-
 
 def _require_netns(call: Call, request: Request, netns: int | None) -> int:
     if netns is None:
         why = os.strerror(request.netns_errno) if request.netns_errno else "no descriptor came with the call"
         raise CNIError(Code.INVALID_NETNS, "cannot open the pod's network namespace", f"{call.netns}: {why}")
     return netns
-
-
-def _as_del(request: Request) -> Request:
-    return replace(request, env={**request.env, "CNI_COMMAND": Verb.DEL.value})
-
-
-def _host_ifname(call: Call) -> str:
-    """Calico's name: by the pod, and by the container where the runtime is not Kubernetes'."""
-    if call.pod:
-        return names.workload_ifname(call.namespace, call.pod)
-    return names.WORKLOAD_PREFIX + call.container_id[:11]
-
-
-def _result(call: Call, link: PodLink, interfaces: Sequence[WiredInterface]) -> AddResult:
-    return AddResult(
-        interfaces=[
-            ResultInterface(each.name, each.mac, each.mtu, call.netns if each.in_pod else "") for each in interfaces
-        ],
-        addresses=[(address, GATEWAYS[family(address)]) for address in link.addresses],
-        dns=call.config.dns,
-    )
-
-
-def _previous_link(call: Call) -> PodLink:
-    """What ADD made, as its result tells; an MTU of 0 where the version's result has none."""
-    previous: Any = call.config.previous or {}
-    try:
-        interfaces = list(previous.get("interfaces") or [])
-        position = next(
-            i for i, each in enumerate(interfaces) if each.get("sandbox") and each.get("name") == call.ifname
-        )
-        addresses = tuple(
-            parse_interface(ip["address"], field="prevResult.ips")
-            for ip in previous.get("ips") or []
-            if ip.get("interface") == position
-        )
-        mtu, mac = int(interfaces[position].get("mtu") or 0), str(interfaces[position].get("mac") or "")
-    except StopIteration:
-        raise CNIError(
-            Code.INVALID_CONFIGURATION,
-            "invalid prevResult",
-            f"interfaces: found none named {call.ifname} with a sandbox, expected the result of ADD",
-        ) from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CNIError(Code.DECODE_FAILURE, "could not decode prevResult", str(error)) from None
-    return PodLink(
-        namespace=call.namespace,
-        pod=call.pod or call.container_id,
-        container_id=call.container_id,
-        ifname=call.ifname,
-        host_ifname=_host_ifname(call),
-        addresses=addresses,
-        mtu=mtu,
-        mac=mac,
-    )
 
 
 def _told(error: BaseException) -> str:

@@ -29,7 +29,7 @@ class FakeAddresses:
         file: where the allocations are kept.
 
     Attributes:
-        fault: awaited with assign, release or release_handle before anything happens; may raise or wait.
+        fault: awaited with the name of each method before anything happens; may raise or wait.
         requests: all that was asked for.
     """
 
@@ -61,6 +61,14 @@ class FakeAddresses:
                 del self._held[str(release.address)]
         self._save()
         return Released(tuple(release.address for release in releases))
+
+    async def lookup(self, handle_id: str) -> Sequence[Assigned]:
+        await self.fault("lookup")
+        return [
+            Assigned(ip_address(text), NETWORKS[4 if "." in text else 6], 1, handle_id)
+            for text, handle in self._held.items()
+            if handle == handle_id
+        ]
 
     async def release_handle(self, handle_id: str) -> int:
         await self.fault("release_handle")

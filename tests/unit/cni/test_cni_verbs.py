@@ -180,7 +180,7 @@ async def test_calls_for_one_container_follow_each_other(node: Node) -> None:
         "release_handle begins",
         "release_handle ends",
     ]
-    assert node.plugin._locks == {}
+    assert len(node.plugin._turns) == 0
 
 
 async def test_calls_for_different_containers_do_not_wait_for_each_other(node: Node) -> None:
@@ -242,6 +242,50 @@ async def test_a_del_that_waits_and_is_no_valid_call_is_dropped(node: Node) -> N
     node.deferred.keep(request("DEL", "c1", {"cniVersion": "9.0.0"}))
     await node.plugin.work_off()
     assert list(node.deferred.pending()) == []
+
+
+async def test_a_del_that_waits_and_meets_a_defect_keeps_nobody_from_serving(node: Node) -> None:
+    await node.plugin.start()
+    for name in ("a", "b"):
+        node.deferred.keep(request("DEL", name, {"cniVersion": "1.0.0", "name": "net"}))
+
+    def defect(_verb: str, container: str) -> None:
+        if container == "a":
+            raise RuntimeError("nobody thought of this")
+
+    node.wiring.fault = defect
+    await node.plugin.work_off()
+    assert [each.env["CNI_CONTAINERID"] for each in node.deferred.pending()] == ["a"]
+    await node.call("ADD")
+
+
+async def test_a_del_that_neither_the_api_nor_the_disk_takes_fails(node: Node) -> None:
+    await node.start()
+    await node.call("ADD")
+
+    async def away(_verb: str) -> None:
+        raise UnavailableError("away")
+
+    node.addresses.fault = away
+    (node.folder / "del").rmdir()
+    with pytest.raises(CNIError, match="cannot keep the DEL") as caught:
+        await node.call("DEL")
+    assert caught.value.code == Code.IO_FAILURE
+
+
+async def test_check_asks_ipam_too_and_does_without_the_api(node: Node) -> None:
+    await node.start()
+    result = await node.call("ADD")
+    await node.call("CHECK", prevResult=result)
+    node.addresses._held.clear()
+    with pytest.raises(CNIError, match=r"10\.65\.0\.0: found it unassigned"):
+        await node.call("CHECK", prevResult=result)
+
+    async def away(_verb: str) -> None:
+        raise UnavailableError("away")
+
+    node.addresses.fault = away
+    await node.call("CHECK", prevResult=result)
 
 
 async def test_no_pool_is_said_and_what_to_do(node: Node) -> None:
