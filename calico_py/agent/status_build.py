@@ -32,8 +32,9 @@ from calico_py.model.blocks import IPAMBlock
 from calico_py.model.cluster import ClusterState
 from calico_py.model.intent import Destination, Intent, Problem, RouteIntent
 from calico_py.model.kernel import Route
-from calico_py.model.net import FAMILIES, Address, Family, Network, contains
+from calico_py.model.net import FAMILIES, Address, Family, Network
 from calico_py.model.nodes import Sending
+from calico_py.routing.pools import select_pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ def _blocks(inputs: StatusInputs) -> Iterator[BlockStatus]:
     """The claims of this node, and blocks of others in which it has addresses."""
     own = inputs.config.node
     state = inputs.state
+    pools = select_pools(state.pools.values())
     claimed: dict[Network, str] = {
         claim.cidr: str(claim.state) for claim in state.affinities.values() if claim.node == own and not claim.deleted
     }
@@ -152,8 +154,14 @@ def _blocks(inputs: StatusInputs) -> Iterator[BlockStatus]:
         if block.cidr not in claimed and any(attr.secondary.get("node") == own for attr in block.attributes)
     }
     for cidr, how in sorted((claimed | borrowed).items(), key=lambda item: (item[0].version, item[0])):
-        pool = next((pool.name for pool in state.pools.values() if contains(pool.cidr, cidr)), "")
-        yield BlockStatus(str(cidr), pool, how, cidr.num_addresses, _in_use(state.blocks.get(cidr), own, how))
+        pool = pools.find(cidr)
+        yield BlockStatus(
+            str(cidr),
+            pool.name if pool is not None else "",
+            how,
+            cidr.num_addresses,
+            _in_use(state.blocks.get(cidr), own, how),
+        )
 
 
 def _in_use(block: IPAMBlock | None, own: str, how: str) -> int:

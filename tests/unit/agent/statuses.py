@@ -33,7 +33,7 @@ from calico_py.model.pools import EncapMode, IPPool
 
 OWN, OTHER, FOREIGN, THIRD, FOURTH = (ip_network(f"10.244.{n}.0/26") for n in range(5))
 POOL = IPPool(Meta("pool"), ip_network("10.244.0.0/16"), ipip_mode=EncapMode.ALWAYS, nat_outgoing=True)
-UNUSED = IPPool(Meta("unused"), ip_network("10.244.0.0/17"))
+UNUSED = IPPool(Meta("unused", creation_timestamp="2026-01-01T00:00:00Z"), ip_network("10.244.0.0/17"))
 NODE2, NODE3 = ip_address("192.168.1.12"), ip_address("192.168.1.13")
 
 

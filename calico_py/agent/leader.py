@@ -1,0 +1,229 @@
+"""Leader: the cluster-wide work that one agent does for all.
+
+It writes the pools' conditions and tells what is wrong with cluster-wide objects, keeps the label of blocks with
+borrowed addresses true, and collects leaked addresses. All its writes are compare-and-swap: an agent that still
+believes it leads does no harm.
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from calico_py.agent.announcer import Announcer
+from calico_py.agent.conditions import POOL_CONDITIONS, Verdict, judge_pools, plan_conditions
+from calico_py.agent.view import ClusterView
+from calico_py.ipam.blocks import borrowed
+from calico_py.ipam.requests import IPAMError
+from calico_py.kube.backoff import Backoff
+from calico_py.kube.lease import Leadership
+from calico_py.kube.reflector import Reflector
+from calico_py.model.intent import Problem
+from calico_py.model.kinds import IPAM_BLOCKS
+from calico_py.model.meta import Meta
+from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.pools import IPPool
+from calico_py.model.store import ConflictError, Json, Kind, NotFoundError, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+# Seconds. Leaks are judged twice in Calico's grace period of 15 minutes; a deleted node is looked at sooner.
+COLLECT_INTERVAL = 450.0
+_DEBOUNCE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A block as far as its label is concerned: five thousand whole blocks would cost the leader 50 MiB."""
+
+    meta: Meta
+    borrowed: bool
+
+    @property
+    def true(self) -> bool:
+        """The label says what the block holds."""
+        return (self.meta.labels.get(LABEL_BORROWED) == "true") == self.borrowed
+
+
+def _decode(obj: Json) -> _Mark:
+    block = IPAM_BLOCKS.decode(obj)
+    return _Mark(block.meta, bool(borrowed(block)) and not block.deleted)
+
+
+def _never(_: _Mark) -> dict[str, Any]:
+    raise AssertionError("marks are only read")
+
+
+_MARKS: Kind[_Mark] = Kind(
+    IPAM_BLOCKS.kind, IPAM_BLOCKS.group, IPAM_BLOCKS.version, IPAM_BLOCKS.plural, _decode, _never
+)
+
+
+_Verdicts = Mapping[str, tuple[Verdict, int]]
+
+
+class Leader:
+    """This agent's part in the cluster-wide work.
+
+    Args:
+        node: name of this node, the agent's identity in the election.
+        view: what the agent watches anyway; ``mark`` is among the reactions to its changes.
+        announcer: for what is wrong with cluster-wide objects.
+        collect: one pass of garbage collection.
+        other_problems: of cluster-wide objects, beside those that are found here.
+
+    Attributes:
+        leadership: says who leads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        node: str,
+        view: ClusterView,
+        *,
+        announcer: Announcer,
+        collect: Callable[[], Awaitable[object]],
+        other_problems: Callable[[], Iterable[Problem]] = tuple,
+    ) -> None:
+        self.leadership = Leadership(store, node, self.mark)
+        self._store = store
+        self._view = view
+        self._announcer = announcer
+        self._collect = collect
+        self._other_problems = other_problems
+        self._changed = asyncio.Event()
+        self._pools_changed = asyncio.Event()
+        self._node_gone = asyncio.Event()
+        self._nodes: frozenset[str] = frozenset()
+
+    def mark(self) -> None:
+        """The leadership, or something that is watched, changed."""
+        nodes = frozenset(self._view.nodes.objects)
+        if self._nodes - nodes:
+            self._node_gone.set()
+        self._nodes = nodes
+        self._changed.set()
+        self._pools_changed.set()
+
+    async def run(self) -> None:
+        """Take part in the election, and do the work while leading, for ever."""
+        await self._view.wait_in_sync()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.leadership.run(), name="election")
+            while True:
+                await self._until(leading=True)
+                await self._lead()
+
+    async def _until(self, *, leading: bool) -> None:
+        while self.leadership.leading != leading:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _lead(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            duties = {
+                "pools": self._look_after_pools,
+                "labels": self._look_after_labels,
+                "garbage": self._collect_garbage,
+            }
+            running = [tasks.create_task(duty(), name=f"leader: {name}") for name, duty in duties.items()]
+            await self._until(leading=False)
+            for task in running:
+                task.cancel()
+
+    async def _look_after_pools(self) -> None:
+        """Write conditions when the verdict on a pool changes, and now and then in case someone else wrote them."""
+        backoff = Backoff()
+        written: _Verdicts | None = None
+        while True:
+            self._pools_changed.clear()
+            pools = self._view.pools
+            verdicts = judge_pools(pools.objects.values(), pools.invalid)
+            self._tell(verdicts)
+            current = {name: (verdict, _generation(pools.objects.get(name))) for name, verdict in verdicts.items()}
+            try:
+                if current != written:
+                    await self._write_conditions(verdicts)
+            except StoreError as error:
+                log.info("the pools' conditions are not written yet: %s", error)
+                await asyncio.sleep(backoff.wait())
+                continue
+            backoff.reset()
+            written = current if await _within(self._pools_changed, COLLECT_INTERVAL) else None
+            await asyncio.sleep(_DEBOUNCE)
+
+    def _tell(self, verdicts: Mapping[str, Verdict]) -> None:
+        told = [
+            Problem("IPPool", name, verdict.reason, verdict.message)
+            for name, verdict in verdicts.items()
+            if verdict.reason in ("CIDROverlap", "Invalid")
+        ]
+        others = [problem for problem in self._view.problems() if problem.kind != "IPPool"]
+        self._announcer.tell((*told, *others, *self._other_problems()))
+
+    async def _write_conditions(self, verdicts: Mapping[str, Verdict]) -> None:
+        found = (await self._store.list(POOL_CONDITIONS)).items
+        for name, patch in plan_conditions(found, verdicts, now=_now()).items():
+            with contextlib.suppress(NotFoundError):
+                await self._store.patch(POOL_CONDITIONS, name, patch, subresource="status")
+
+    async def _look_after_labels(self) -> None:
+        """Restore the label that a foreign writer, which knows nothing of it, took away with its write."""
+        changed = asyncio.Event()
+        marks = Reflector(self._store, _MARKS, changed.set)
+        backoff = Backoff()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(marks.run(), name="reflector of all blocks")
+            while True:
+                await changed.wait()
+                changed.clear()
+                wrong = [mark for mark in marks.objects.values() if not mark.true]
+                if all([await self._restore(mark) for mark in wrong]):
+                    backoff.reset()
+                    await asyncio.sleep(_DEBOUNCE)
+                else:
+                    changed.set()
+                    await asyncio.sleep(backoff.wait())
+
+    async def _restore(self, mark: _Mark) -> bool:
+        """Whether nothing is left to do: a block that changed meanwhile is told of by the watch."""
+        labels = {LABEL_BORROWED: "true" if mark.borrowed else None}
+        patch = {"metadata": {"resourceVersion": mark.meta.resource_version, "labels": labels}}
+        try:
+            await self._store.patch(_MARKS, mark.meta.name, patch)
+        except (ConflictError, NotFoundError):
+            return True
+        except StoreError as error:
+            log.warning("block %s: the label %s is wrong: %s", mark.meta.name, LABEL_BORROWED, error)
+            return False
+        return True
+
+    async def _collect_garbage(self) -> None:
+        while True:
+            self._node_gone.clear()
+            try:
+                await self._collect()
+            except (StoreError, IPAMError) as error:
+                log.warning("nothing was collected: %s", error)
+            await _within(self._node_gone, COLLECT_INTERVAL)
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event came before the time was up."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+def _generation(pool: IPPool | None) -> int:
+    return pool.meta.generation if pool is not None else 0
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

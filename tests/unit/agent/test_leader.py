@@ -1,0 +1,287 @@
+"""The leader's work on one store: conditions, events, the borrowed label, and when garbage is collected."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Network, ip_address, ip_network
+from typing import Any
+
+from calico_py.agent.announcer import Announcer
+from calico_py.agent.conditions import POOL_CONDITIONS, PoolConditions, Verdict, judge_pools, plan_conditions
+from calico_py.agent.leader import Leader
+from calico_py.agent.pods import list_pods
+from calico_py.agent.view import ClusterView
+from calico_py.ipam.garbage import PodView
+from calico_py.kube.events import EVENTS, EventRecord, Recorder
+from calico_py.model.blocks import Attribute, IPAMBlock
+from calico_py.model.intent import Problem
+from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, NODES
+from calico_py.model.meta import Meta
+from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.net import InvalidError
+from calico_py.model.nodes import Node
+from calico_py.model.pools import IPPool
+from calico_py.model.store import Kind, UnavailableError
+from tests.fakes.store import MemoryStore
+from tests.fakes.waiting import until
+
+OLDER = IPPool(Meta("older", creation_timestamp="2026-01-01T00:00:00Z"), ip_network("10.0.0.0/8"))
+YOUNGER = IPPool(Meta("younger", creation_timestamp="2026-01-02T00:00:00Z"), ip_network("10.1.0.0/16"))
+
+
+class Agent:
+    """What of an agent the leader needs."""
+
+    def __init__(self, store: MemoryStore, node: str = "node1") -> None:
+        self.collected = 0
+        self.problems: tuple[Problem, ...] = ()
+        self.recorder = Recorder(store, node)
+        self.view = ClusterView(store, node, self._mark)
+
+        async def collect() -> None:
+            self.collected += 1
+
+        self.leader = Leader(
+            store,
+            node,
+            self.view,
+            announcer=Announcer(self.recorder, self._uid),
+            collect=collect,
+            other_problems=lambda: self.problems,
+        )
+
+    def _mark(self) -> None:
+        self.leader.mark()
+
+    def _uid(self, problem: Problem) -> str:
+        pool = self.view.pools.objects.get(problem.name)
+        return pool.meta.uid if pool is not None else ""
+
+
+@contextlib.asynccontextmanager
+async def running(agent: Agent) -> AsyncIterator[Agent]:
+    parts = (agent.view.run(), agent.leader.run(), agent.recorder.run())
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        yield agent
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
+
+
+async def allocatable(store: MemoryStore, name: str) -> dict[str, Any]:
+    found = (await store.get(POOL_CONDITIONS, name)).conditions
+    return dict(next((entry for entry in found if entry["type"] == "Allocatable"), {}))
+
+
+async def says(store: MemoryStore, name: str, status: str, reason: str) -> None:
+    async def right() -> bool:
+        found = await allocatable(store, name)
+        return (found.get("status"), found.get("reason")) == (status, reason)
+
+    await until(right)
+
+
+def block(*holders: str, labels: dict[str, str] | None = None) -> IPAMBlock:
+    cidr = IPv4Network("10.0.0.0/26")
+    allocations = (*range(len(holders)), *(None for _ in range(64 - len(holders))))
+    free = tuple(range(len(holders), 64))
+    attributes = tuple(Attribute(f"h{n}", {"node": holder}) for n, holder in enumerate(holders))
+    return IPAMBlock(Meta("10-0-0-0-26", labels=labels or {}), cidr, "host:node1", allocations, free, attributes)
+
+
+async def test_an_overlapping_pool_gets_its_condition_and_an_event_and_recovers() -> None:
+    store = MemoryStore()
+    await store.create(IP_POOLS, OLDER)
+    async with running(Agent(store)):
+        await says(store, "older", "True", "OK")
+        made = await store.create(IP_POOLS, dataclasses.replace(YOUNGER, meta=Meta("younger")))
+        await says(store, "younger", "False", "CIDROverlap")
+
+        async def posted() -> list[EventRecord]:
+            return [event for event in (await store.list(EVENTS)).items if event.reason == "CIDROverlap"]
+
+        async def one() -> bool:
+            return len(await posted()) == 1
+
+        await until(one)
+        (event,) = await posted()
+        assert (event.about.kind, event.about.name, event.about.uid) == ("IPPool", "younger", made.meta.uid)
+        assert "10.0.0.0/8" in event.message
+        await store.delete(IP_POOLS, "older")
+        await says(store, "younger", "True", "OK")
+        await store.patch(IP_POOLS, "younger", {"spec": {"disabled": True}})
+        await says(store, "younger", "False", "PoolDisabled")
+
+
+async def test_conditions_are_not_written_again_and_again() -> None:
+    store = MemoryStore()
+    await store.create(IP_POOLS, OLDER)
+    async with running(Agent(store)) as agent:
+        await says(store, "older", "True", "OK")
+        before = await store.get(IP_POOLS, "older")
+        for number in range(5):
+            await store.create(NODES, Node(Meta(f"n{number}")))
+            await asyncio.sleep(0.05)
+        assert await store.get(IP_POOLS, "older") == before
+        assert agent.leader.leadership.leading
+
+
+async def test_who_does_not_lead_writes_nothing() -> None:
+    store = MemoryStore()
+    async with running(Agent(store, "node1")) as first:
+        await until(lambda: first.leader.leadership.leading)
+        writes: list[str] = []
+
+        def note(when: str, verb: str, kind: str, _name: str) -> None:
+            if when == "before" and verb in ("create", "update", "patch", "delete"):
+                writes.append(f"{verb} {kind}")
+
+        async with running(Agent(store.with_fault(note), "node2")) as second:
+            await store.create(IP_POOLS, OLDER)
+            await says(store, "older", "True", "OK")
+            await until(lambda: second.leader.leadership.holder == "node1")
+        assert (writes, second.collected) == ([], 0)
+
+
+async def test_the_next_leader_goes_on() -> None:
+    store = MemoryStore()
+    async with running(Agent(store, "node2")) as second:
+        await until(lambda: second.leader.leadership.leading)
+    async with running(Agent(store, "node1")) as first:
+        await until(lambda: first.leader.leadership.leading, within=5)
+        await store.create(IP_POOLS, OLDER)
+        await says(store, "older", "True", "OK")
+
+
+async def test_the_label_is_restored_within_a_second_and_taken_away_where_nothing_is_borrowed() -> None:
+    store = MemoryStore()
+    await store.create(IPAM_BLOCKS, block("node1", "node2", labels={LABEL_BORROWED: "true", "mine": "kept"}))
+    async with running(Agent(store)) as agent:
+        await until(lambda: agent.leader.leadership.leading)
+        await store.patch(IPAM_BLOCKS, "10-0-0-0-26", {"metadata": {"labels": {LABEL_BORROWED: None}}})
+
+        async def labelled() -> bool:
+            return (await store.get(IPAM_BLOCKS, "10-0-0-0-26")).meta.labels.get(LABEL_BORROWED) == "true"
+
+        await until(labelled, within=1)
+        found = await store.get(IPAM_BLOCKS, "10-0-0-0-26")
+        assert found.meta.labels["mine"] == "kept"
+        await store.update(IPAM_BLOCKS, dataclasses.replace(block("node1", "node1"), meta=found.meta))
+
+        async def bare() -> bool:
+            return LABEL_BORROWED not in (await store.get(IPAM_BLOCKS, "10-0-0-0-26")).meta.labels
+
+        await until(bare, within=1)
+
+
+async def test_the_label_is_tried_again_after_the_server_was_away() -> None:
+    store = MemoryStore()
+    away = [True]
+
+    def fault(when: str, verb: str, kind: str, _name: str) -> None:
+        if when == "before" and away[0] and (verb, kind) == ("patch", "IPAMBlock"):
+            raise UnavailableError("away")
+
+    await store.create(IPAM_BLOCKS, block("node2"))
+    async with running(Agent(store.with_fault(fault))) as agent:
+        await until(lambda: agent.leader.leadership.leading)
+        await asyncio.sleep(0.2)
+        away[0] = False
+
+        async def labelled() -> bool:
+            return LABEL_BORROWED in (await store.get(IPAM_BLOCKS, "10-0-0-0-26")).meta.labels
+
+        await until(labelled)
+
+
+async def test_garbage_is_collected_when_it_leads_and_when_a_node_goes() -> None:
+    store = MemoryStore()
+    await store.create(NODES, Node(Meta("node1")))
+    await store.create(NODES, Node(Meta("node2")))
+    async with running(Agent(store)) as agent:
+        await until(lambda: agent.collected == 1)
+        await store.create(NODES, Node(Meta("node3")))
+        await asyncio.sleep(0.1)
+        assert agent.collected == 1
+        await store.delete(NODES, "node2")
+        await until(lambda: agent.collected == 2)
+
+
+async def test_other_problems_are_told_once_while_they_last() -> None:
+    store = MemoryStore()
+    differs = Problem("IPPool", "older", "DiffersFromEnvironment", "it differs")
+    async with running(Agent(store)) as agent:
+        await until(lambda: agent.leader.leadership.leading)
+        agent.problems = (differs,)
+        for _ in range(3):
+            agent.leader.mark()
+            await asyncio.sleep(0.15)
+
+        async def told() -> bool:
+            return [event.message for event in (await store.list(EVENTS)).items] == ["it differs"]
+
+        await until(told)
+        assert (await store.list(EVENTS)).items[0].count == 1
+
+
+def test_verdicts() -> None:
+    leaving = IPPool(Meta("leaving", deleting=True), ip_network("192.168.0.0/16"))
+    off = IPPool(Meta("off", creation_timestamp="2"), ip_network("172.16.0.0/16"), disabled=True)
+    wrong = InvalidError("spec.cidr", "x", "a network")
+    found = judge_pools([YOUNGER, OLDER, leaving, off], {"broken": wrong})
+    assert {name: (verdict.allocatable, verdict.reason) for name, verdict in found.items()} == {
+        "older": (True, "OK"),
+        "younger": (False, "CIDROverlap"),
+        "leaving": (False, "Terminating"),
+        "off": (False, "PoolDisabled"),
+        "broken": (False, "Invalid"),
+    }
+    assert "spec.cidr" in found["broken"].message
+
+
+def test_conditions_keep_foreign_ones_and_the_time_of_the_last_change() -> None:
+    foreign = {"type": "Other", "status": "True"}
+    before = {
+        "type": "Allocatable",
+        "status": "False",
+        "reason": "PoolDisabled",
+        "message": "",
+        "lastTransitionTime": "t0",
+    }
+    found = PoolConditions(Meta("a", resource_version="7", generation=3), (foreign, before))
+    (patch,) = plan_conditions([found], {"a": Verdict(False, "CIDROverlap", "m")}, now="t1").values()
+    assert patch["metadata"] == {"resourceVersion": "7"}
+    other, ours = patch["status"]["conditions"]
+    assert other == foreign
+    assert (ours["lastTransitionTime"], ours["observedGeneration"]) == ("t0", 3)
+    (patch,) = plan_conditions([found], {"a": Verdict(True, "OK")}, now="t1").values()
+    assert patch["status"]["conditions"][1]["lastTransitionTime"] == "t1"
+    assert plan_conditions([found], {"a": Verdict(False, "PoolDisabled")}, now="t1") == {}
+    assert plan_conditions([found], {}, now="t1") == {}
+
+
+async def test_pods_as_the_collection_must_know_them() -> None:
+    store = MemoryStore()
+    pods: Kind[dict[str, Any]] = Kind("Pod", "", "v1", "pods", dict, dict, namespaced=True)
+
+    async def make(name: str, spec: dict[str, Any], status: dict[str, Any]) -> None:
+        meta = {"name": name, "namespace": "default"}
+        await store.create(pods, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+        await store.patch(pods, name, {"status": status}, namespace="default", subresource="status")
+
+    address = ip_address("10.0.0.5")
+    await make("runs", {"nodeName": "node1"}, {"phase": "Running", "podIPs": [{"ip": "10.0.0.5"}]})
+    await make("old", {"nodeName": "node1"}, {"phase": "Running", "podIP": "10.0.0.5"})
+    await make("done", {"nodeName": "node1"}, {"phase": "Succeeded", "podIPs": [{"ip": "10.0.0.5"}]})
+    await make("starts", {"nodeName": "node2"}, {"phase": "Pending"})
+    await make("host", {"nodeName": "node2", "hostNetwork": True}, {"podIPs": [{"ip": "192.168.1.12"}]})
+    assert await list_pods(store) == {
+        ("default", "runs"): PodView("node1", frozenset({address})),
+        ("default", "old"): PodView("node1", frozenset({address})),
+        ("default", "done"): PodView("node1", frozenset({address}), finished=True),
+        ("default", "starts"): PodView("node2"),
+    }
