@@ -21,6 +21,8 @@ from calico_py.lab.api.binaries import MissingError, cached
 from calico_py.lab.api.definitions import shipped
 from calico_py.lab.api.kubeconfig import write_kubeconfig
 
+MERGE = "application/merge-patch+json"
+
 # What a test may leave behind; it is removed before the next one.
 _SWEPT = (
     *(f"/apis/projectcalico.org/v3/{crd['spec']['names']['plural']}" for crd in shipped()),
@@ -86,7 +88,7 @@ class ApiUnderTest:
                 if item["metadata"].get("finalizers"):
                     patch = {"metadata": {"finalizers": None}}
                     own = f"{path}/{item['metadata']['name']}"
-                    self.request("PATCH", own, patch, Content_Type="application/merge-patch+json")
+                    self.request("PATCH", own, patch, Content_Type=MERGE)
             self.request("DELETE", path, {"gracePeriodSeconds": 0})
 
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from calico_py.lab.api import patches, tables
-from calico_py.lab.api.errors import ApiError, Object, bad_request
+from calico_py.lab.api import errors, patches, tables
+from calico_py.lab.api.errors import ApiError, Cause, Object, bad_request
 from calico_py.lab.api.negotiation import Form, Target, choose_form, parse_body, parse_object
 from calico_py.lab.api.resources import Resource
 from calico_py.lab.api.strategic import strategically_merged
@@ -17,7 +17,8 @@ from calico_py.lab.api.verbs import Options, Selection, Verbs
 from calico_py.lab.api.watching import WatchRequest, stream
 
 _MEDIA = "application/json"
-_VALIDATIONS = ("", "Strict", "Warn", "Ignore")
+_VALIDATIONS = ("", "Ignore", "Strict", "Warn")
+_OPTION_KINDS = {"POST": "CreateOptions", "PUT": "UpdateOptions", "DELETE": "DeleteOptions"}
 
 
 def answer(obj: Object, *, status: int = 200, options: Options | None = None, media: str = _MEDIA) -> web.Response:
@@ -201,12 +202,12 @@ def _selection(query: Mapping[str, str], target: Target) -> Selection:
 def _options(request: web.Request, target: Target) -> Options:
     query = request.query
     dry_run, validation = query.get("dryRun", ""), query.get("fieldValidation", "")
-    if dry_run not in ("", "All"):
-        raise bad_request(f'dryRun: Unsupported value: "{dry_run}": supported values: "All"')
-    if validation not in _VALIDATIONS:
-        raise bad_request(
-            f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
-        )
+    for field, found, supported in (("dryRun", dry_run, ("", "All")), ("fieldValidation", validation, _VALIDATIONS)):
+        if found not in supported:
+            listed = ", ".join(f'"{each}"' for each in supported)
+            message = f'Unsupported value: "{found}": supported values: {listed}'
+            cause = Cause(field, "FieldValueNotSupported", message)
+            raise errors.invalid("meta.k8s.io", _OPTION_KINDS.get(request.method, "PatchOptions"), "", [cause])
     return Options(
         dry_run=bool(dry_run),
         validation=validation or "Warn",

@@ -143,7 +143,8 @@ def applied(schema: Raw, live: Object, config: Object, writer: Entry, *, force: 
     others = [entry for entry in read(live) if entry.identity != writer.identity]
     own = next((entry for entry in read(live) if entry.identity == writer.identity), None)
     differing = {path for path, value in wanted.items() if path in present and present[path] != value}
-    conflicts = [(entry, path) for entry in others for path in sorted(entry.paths & differing)]
+    handed_over = _client_side_applied(schema, live, writer)
+    conflicts = [(entry, path) for entry in others for path in sorted(entry.paths & differing - handed_over)]
     if conflicts and not force:
         raise _conflict(conflicts)
     merged: Object = _merged(schema, live, config)
@@ -157,6 +158,19 @@ def applied(schema: Raw, live: Object, config: Object, writer: Entry, *, force: 
     entries.insert(0, own if own and own.paths == mine else replace(writer, paths=mine))
     merged["metadata"]["managedFields"] = write(entries)
     return merged
+
+
+def _client_side_applied(schema: Raw, live: Object, writer: Entry) -> frozenset[Path]:
+    """What kubectl applied on the client's side and nobody has changed since: its server-side apply may change it."""
+    text = (live["metadata"].get("annotations") or {}).get(_LAST_APPLIED)
+    if writer.manager != "kubectl" or not text:
+        return frozenset()
+    try:
+        config = json.loads(text)
+    except ValueError:
+        return frozenset()
+    present = leaves(schema, live)
+    return frozenset(path for path, value in leaves(schema, config).items() if present.get(path) == value)
 
 
 def _note_last_applied(obj: Object, config: Object, writer: Entry) -> None:
@@ -210,8 +224,14 @@ def _remove(value: Any, path: Sequence[str]) -> None:
 
 
 def _dotted(path: Path) -> str:
-    parts = (f".{text}" if form == "f" else f"[{text}]" for form, _, text in (step.partition(":") for step in path))
-    return "".join(parts)
+    """A path for people: ``.spec.parts[name="a"].weight``."""
+    out = ""
+    for form, _, text in (step.partition(":") for step in path):
+        if form == "k":
+            out += "[" + ",".join(f"{key}={json.dumps(value)}" for key, value in json.loads(text).items()) + "]"
+        else:
+            out += f".{text}" if form == "f" else f"[={text}]"
+    return out
 
 
 def _conflict(conflicts: Sequence[tuple[Entry, Path]]) -> ApiError:

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -34,7 +35,13 @@ def broken(schema: Raw, before: Any, after: Any, path: str = "") -> Iterator[Cau
     for rule in schema.get(_RULES) or ():
         if before is None and re.search(r"\boldSelf\b", rule["rule"]) and not rule.get("optionalOldSelf"):
             continue
-        if not _holds(rule["rule"], before, after):
+        try:
+            held = _evaluate(rule["rule"], before, after)
+        except _EvaluationError as error:
+            told = f"{error} evaluating rule: {rule.get('message') or rule['rule']}"
+            yield Cause(path, "FieldValueInvalid", f'Invalid value: "{_type_name(after)}": {told}')
+            continue
+        if held is False:
             yield _cause(rule, before, after, path)
     for member_schema, was, now, at in _members(schema, before, after, path):
         if now is not None:
@@ -63,8 +70,8 @@ def _members(schema: Raw, before: Any, after: Any, path: str) -> Iterator[tuple[
 def _cause(rule: Raw, before: Any, after: Any, path: str) -> Cause:
     message = rule.get("message") or f"failed rule: {rule['rule']}"
     if rule.get("messageExpression"):
-        found = _evaluate(rule["messageExpression"], before, after)
-        message = found if isinstance(found, str) and found else message
+        with suppress(_EvaluationError):
+            message = str(_evaluate(rule["messageExpression"], before, after) or message)
     at = path + rule.get("fieldPath", "") if path else rule.get("fieldPath", "").lstrip(".")
     if rule.get("reason") == "FieldValueRequired":
         return Cause(at, "FieldValueRequired", f"Required value: {message}")
@@ -80,12 +87,12 @@ def _type_name(value: Any) -> str:
     return "number"
 
 
-def _holds(expression: str, before: Any, after: Any) -> bool:
-    return _evaluate(expression, before, after) is not False
+class _EvaluationError(Exception):
+    """The expression makes no sense of this object, which counts as broken."""
 
 
 def _evaluate(expression: str, before: Any, after: Any) -> Any:
-    """The value of an expression; None where it cannot be evaluated here."""
+    """The value of an expression; None where it needs a function that is not here."""
     program = _compiled(expression)
     if program is None:
         return None
@@ -98,6 +105,8 @@ def _evaluate(expression: str, before: Any, after: Any) -> Any:
     try:
         return program.execute(context)
     except (RuntimeError, ValueError, TypeError) as error:
+        if "Undefined variable or function" not in str(error):
+            raise _EvaluationError(str(error)) from None
         _complain(expression, str(error))
         return None
 

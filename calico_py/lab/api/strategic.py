@@ -22,7 +22,6 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     # A container's ports have containerPort, a service's have port.
     "ports": ("containerPort", "port"),
     "secrets": ("name",),
-    "taints": ("key",),
     "volumeMounts": ("mountPath",),
     "volumes": ("name",),
 }

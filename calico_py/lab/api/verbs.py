@@ -270,12 +270,15 @@ class Verbs:
             if meta is not None:
                 raise bad_request("metadata must be an object")
             meta = {}
-        found = obj.get("apiVersion"), obj.get("kind")
-        if found != (resource.api_version, resource.kind):
+        if obj.get("apiVersion") != resource.api_version:
             raise bad_request(
-                f"the API version and kind in the data ({found[0]} {found[1]}) do not match the expected ones "
-                f"({resource.api_version} {resource.kind})"
+                f"the API version in the data ({obj.get('apiVersion')}) does not match the expected API version "
+                f"({resource.api_version})"
             )
+        if obj.get("kind") != resource.kind:
+            message = f"Invalid value: {json.dumps(obj.get('kind'))}: must be {resource.kind}"
+            cause = Cause("kind", "FieldValueInvalid", message)
+            raise errors.invalid(resource.group, str(obj.get("kind")), meta.get("name", ""), [cause])
         meta = {name: value for name, value in meta.items() if value is not None}
         if resource.namespaced:
             if meta.get("namespace", namespace) != namespace:
@@ -304,8 +307,9 @@ class Verbs:
         name = after["metadata"].get("name", "")
         causes = _name_problems(name) if before is None else []
         causes += resource.schema.validate(after)
-        if not causes:
-            causes = resource.schema.break_rules(before, after)
+        # A rule may count on the types and on what is required, so it is not asked where those are wrong.
+        if all(cause.reason == "FieldValueInvalid" for cause in causes):
+            causes += resource.schema.break_rules(before, after)
         if causes:
             raise errors.invalid(resource.group, resource.kind, name, causes)
         self._admit(resource, before, after)

@@ -11,7 +11,9 @@ from calico_py.lab.api.errors import ApiError, Object
 from calico_py.lab.api.resources import Resource
 from calico_py.lab.api.verbs import Selection, Verbs
 
+# Seconds between bookmarks, and before the end of the watch when one more is due.
 _BOOKMARK_INTERVAL = 10.0
+_BOOKMARK_BEFORE_END = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +65,22 @@ async def _tell(verbs: Verbs, wanted: WatchRequest, response: web.StreamResponse
             await response.write(_line("ADDED", wanted.shape(obj)))
         if wanted.initial_end:
             await response.write(_bookmark(wanted.resource, seen, initial_end=True))
+    loop = asyncio.get_running_loop()
+    last = loop.time() + wanted.timeout - _BOOKMARK_BEFORE_END
+    due = min(last, loop.time() + _BOOKMARK_INTERVAL)
     while True:
         woken.clear()
         events, seen = verbs.changes(wanted.resource, wanted.selection, seen)
         if events:
             await response.write(b"".join(_line(event.type, wanted.shape(event.object)) for event in events))
         try:
-            async with asyncio.timeout(_BOOKMARK_INTERVAL):
+            async with asyncio.timeout_at(due):
                 await woken.wait()
         except TimeoutError:
             if wanted.bookmarks:
-                seen = max(seen, verbs.storage.version)
                 await response.write(_bookmark(wanted.resource, seen))
+            due = loop.time() + _BOOKMARK_INTERVAL
+            due = min(last, due) if loop.time() < last else due
 
 
 def _line(event: str, obj: Object) -> bytes:
