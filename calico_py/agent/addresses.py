@@ -107,9 +107,12 @@ def choose_address(
     if wanted.address is not None:
         return _given(wanted.address, wanted.prefixlen, host, variable)
     kept = host.find(current.ip) if current is not None else None
-    if kept is not None and _qualifies(detection, host, *kept):
-        return Choice(kept[1], f"kept: this node's annotation has it and {kept[0].name} still does", kept[0].name)
     found, reason = _detect(detection, host, fam)
+    if kept is not None and kept != found and _qualifies(detection, host, *kept):
+        anew = f"chosen anew it would be {found[1]} ({reason})" if found is not None else reason
+        return Choice(
+            kept[1], f"kept: this node's annotation has it and {kept[0].name} still does; {anew}", kept[0].name
+        )
     if found is not None:
         link, interface = found
         return Choice(interface, reason, link.name)

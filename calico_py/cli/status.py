@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -59,7 +60,8 @@ def render(status: Mapping[str, Any], *, all_routes: bool = False) -> Renderable
         _section("Settings of the host that calico-py changed", status["settings_touched"], _SETTING_COLUMNS),
         _lines("Without effect", [f"{name}: {why}" for name, why in status["without_effect"].items()]),
     )
-    return Group(*(section for section in sections if section is not None))
+    said = [section for section in sections if section is not None]
+    return Group(said[0], *(line for section in said[1:] for line in (Text(), section)))
 
 
 _Cell = Callable[[Mapping[str, Any]], str]
@@ -76,8 +78,8 @@ _POOL_COLUMNS: _Columns = {
     "IPIP": _text("ipip_mode"),
     "VXLAN": _text("vxlan_mode"),
     "NAT": lambda row: "yes" if row["nat_outgoing"] else "no",
-    "state": lambda row: "not used" if not row["used"] else "no new addresses" if row["disabled"] else "used",
-    "this node sends": lambda row: f"{row['sending']} since {row['since']}" if row["sending"] else "",
+    "state": lambda row: "not used" if not row["used"] else "disabled" if row["disabled"] else "used",
+    "sends by": _text("sending"),
 }
 _BLOCK_COLUMNS: _Columns = {
     "CIDR": _text("cidr"),
@@ -86,14 +88,12 @@ _BLOCK_COLUMNS: _Columns = {
     "in use": lambda row: f"{row['in_use']} of {row['size']}" if row["in_use"] >= 0 else f"? of {row['size']}",
 }
 _PEER_COLUMNS: _Columns = {
-    "peer": _text("name"),
-    "address": _text("address"),
+    "peer": _text("address"),
     "AS": _text("as_number"),
     "state": _text("state"),
     "since": _text("since"),
     "paths": _text("received"),
     "complete": lambda row: "yes" if row["in_sync"] else "no",
-    "last error": _text("last_error"),
 }
 _ROUTE_COLUMNS: _Columns = {
     "destination": _text("dst"),
@@ -101,7 +101,6 @@ _ROUTE_COLUMNS: _Columns = {
     "way": _text("way"),
     "via": _text("via"),
     "state": _text("state"),
-    "waits for": _text("waiting"),
 }
 _SETTING_COLUMNS: _Columns = {"name": _text("name"), "was": _text("original"), "is": _text("given")}
 
@@ -150,30 +149,34 @@ def _bgp(bgp: Mapping[str, Any]) -> RenderableType | None:
         return _lines("BGP", [f"off: CALICO_NETWORKING_BACKEND is {bgp['backend']}"])
     title = f"BGP: AS {bgp['as_number']}, router id {bgp['router_id']}, {len(bgp['announced'])} announced, "
     title += f"{bgp['learned']} learned"
-    if bgp["speaker_problem"]:
-        title += f"; {bgp['speaker_problem']}"
-    return _section(title, bgp["peers"], _PEER_COLUMNS) or _lines(title, ["no peers"])
+    notes = [bgp["speaker_problem"]] if bgp["speaker_problem"] else []
+    notes += [f"{row['address']}: {row['last_error']}" for row in bgp["peers"] if row["last_error"] and not notes]
+    return _section(title, bgp["peers"], _PEER_COLUMNS, notes) or _lines(title, [*notes, "no peers"])
 
 
 def _routes(routes: Mapping[str, Any], *, all_routes: bool) -> RenderableType:
     shown = [row for row in routes["routes"] if all_routes or row["waiting"] or row["state"] != "installed"]
     title = f"Routes: {routes['desired']} desired, {routes['installed']} installed"
-    return _section(title, shown, _ROUTE_COLUMNS) or Text(title, style="bold")
+    notes = [f"{row['dst']}: {row['waiting']}" for row in shown if row["waiting"]]
+    return _section(title, shown, _ROUTE_COLUMNS, notes) or Text(title, style="bold")
 
 
 def _problems(status: Mapping[str, Any]) -> RenderableType | None:
     return _lines("Problems", [entry["message"] for entry in status["problems"]], style="bold red")
 
 
-def _section(title: str, rows: Sequence[Mapping[str, Any]], columns: _Columns) -> RenderableType | None:
+def _section(
+    title: str, rows: Sequence[Mapping[str, Any]], columns: _Columns, notes: Sequence[str] = ()
+) -> RenderableType | None:
+    """A table of what is short, and below it what needs a sentence."""
     if not rows:
         return None
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell(row)) for cell in columns.values()))
-    return table
+    return Group(Text(title, style="bold"), table, *(Text(f"  {note}") for note in notes))
 
 
 def _lines(title: str, lines: Sequence[str], *, style: str = "bold") -> RenderableType | None:

@@ -145,6 +145,11 @@ def test_what_was_chosen_is_kept_while_the_host_has_it() -> None:
     choice = choose(CROWDED, current="192.168.1.11/24")
     assert (str(choice.address), choice.device) == ("192.168.1.11/24", "eth0")
     assert "kept" in choice.reason
+    assert "anew it would be 10.9.0.11/16 (Kubernetes' InternalIP" in choice.reason
+
+
+def test_what_would_be_chosen_again_has_the_reason_of_the_choice() -> None:
+    assert choose(CROWDED, current="10.9.0.11/16") == choose(CROWDED)
 
 
 def test_a_kept_address_takes_the_host_s_prefix() -> None:
