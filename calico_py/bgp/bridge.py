@@ -9,11 +9,12 @@ Bridge is the pure part: lines in, lines out, the time as a parameter. Loop is t
 one file, since `-I -S` finds no other.
 
 To the agent, one JSON object a line: hello, announced..., session..., path..., eor..., replayed, and from then on
-what happens: session, path, gone, eor, configured, retired. From the agent: {"do": "sessions" | "announce" |
-"complete" | "retire", ...}. calico_py.bgp.exabgp_lines reads and writes the other end.
+what happens: session, path, gone, eor, probe, configured, retired. From the agent: {"do": "watch" | "sessions" |
+"announce" | "complete" | "retire", ...}. calico_py.bgp.exabgp_lines reads and writes the other end.
 """
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -31,6 +32,10 @@ VERSION = 1
 CHUNK = 100  # prefixes in one announcement line
 SYNC_LIMIT = 120.0  # seconds that a peer without End-of-RIB gets before its stale paths go
 PROBE_FIRST, PROBE_LONGEST = 0.05, 2.0  # seconds between the tries of a reload
+PROBE_EVERY = 4.0  # seconds; the kernel takes 3 to find that nobody answers ARP or ND
+PROBES = 50  # in one round
+BGP_PORT = 179
+IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 RETIRE_LIMIT = 3.0  # seconds for the withdrawals to a neighbour that is about to go
 MAX_PATHS = 100_000  # of one neighbour, to bound the memory; the agent's own limit is far below
 BACKLOG = 50_000  # lines above twice the table that may wait for an agent which does not read
@@ -90,6 +95,7 @@ class Session:
         self.opened: Json = {}  # the OPEN of the present or last connection
         self.granted: Json = {}  # the OPEN of the session that is or was last up
         self.refused: Json = {}  # the last NOTIFICATION received
+        self.keep = 0  # seconds for which the paths of the lost session may be kept
         self.paths: dict[tuple[str, int], str] = {}
         self.stale: set[tuple[str, int]] = set()
         self.stale_until = 0.0
@@ -113,6 +119,7 @@ class Session:
                 "asn": self.asn,
                 "open": self.granted if up else self.opened,
                 "notification": {} if up else self.refused,
+                "keep": 0 if up else self.keep,
             }
         )
 
@@ -120,6 +127,14 @@ class Session:
         """One path as the agent is told of it."""
         head = json.dumps({"kind": "path", "peer": self.peer, "nlri": key[0], "id": key[1]})
         return f"{head[:-1]}, {self.paths[key]}}}"
+
+    def keep_after_loss(self) -> int:
+        """By RFC 4724 a NOTIFICATION ends all grace, except that for a hold timer (code 4) it lasts (RFC 8538 4)."""
+        granted = self.granted.get("restart_time", 0)
+        sent = self.reason.startswith("notification sent") and not self.reason.startswith("notification sent (4,")
+        if sent or self.refused.get("code", 4) != 4 or not isinstance(granted, int):
+            return 0
+        return granted
 
     def drop_stale(self) -> list[tuple[str, int]]:
         """Forget what is still stale."""
@@ -137,6 +152,8 @@ class Bridge:
         self.announced: dict[str, dict[str, str]] = {}  # scope ("" for all, or a peer): prefix: attributes
         self.complete = False
         self.retired: dict[str, float] = {}
+        self.watched: dict[str, str] = {}  # neighbour: our address for it
+        self.probes: dict[str, str] = {}  # neighbour: last record about it
         self.outbox: Outbox | None = None
         self.to_exabgp = bytearray()
         self.unread = 0  # lines that could not be understood
@@ -184,7 +201,7 @@ class Bridge:
                 session.refused = {k: neighbor["notification"][k] for k in ("code", "subcode", "message")}
             elif kind == "update" and session.state == "up":
                 self._update(session, neighbor["message"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.unread += 1
 
     def _session(self, peer: str, now: float) -> Session | None:
@@ -211,10 +228,13 @@ class Bridge:
             session.eor = []
             session.drop_stale()
             session.stale = set(session.paths)
-            session.stale_until = now + _seconds(session.granted)
-            if session.stale_until == now:
+            session.keep = session.keep_after_loss()
+            session.stale_until = now + session.keep
+            if not session.keep:
                 session.drop_stale()
-        self._tell(session.line(now, up=state == "up"))
+        if was_up or session.opened or session.refused or session.peer not in self.probes:
+            # One more attempt that met no BGP speaker says less than the probe has said.
+            self._tell(session.line(now, up=state == "up"))
         if state == "up":
             session.told = dict.fromkeys(session.told, "")  # ExaBGP forgot or not: tell it all again
             self._announce([session])
@@ -257,7 +277,7 @@ class Bridge:
             line = json.dumps({"kind": "gone", "peer": session.peer, "nlri": key[0], "id": key[1]})
             self._tell(line, (session.peer, *key))
 
-    def _tell(self, line: str, subject: Key | None = None) -> None:
+    def _tell(self, line: str, subject: Key | str | None = None) -> None:
         if self.outbox is not None:
             self.outbox.put(line, subject)
 
@@ -279,6 +299,8 @@ class Bridge:
                 self._tell(json.dumps(record))
         for session in self.sessions.values():
             self._replay(session, now)
+        for peer, line in self.probes.items():
+            self._tell(line, peer)
         self._tell(json.dumps({"kind": "replayed", "unread": self.unread}))
 
     def _replay(self, session: Session, now: float) -> None:
@@ -303,7 +325,12 @@ class Bridge:
         try:
             message = json.loads(line)
             do = message["do"]
-            if do == "sessions":
+            if do == "watch":
+                self.watched = {str(peer): str(local) for peer, local in message["peers"]}
+                for address in (*self.watched, *self.watched.values()):
+                    _packed(address)
+                self.probes = {peer: line for peer, line in self.probes.items() if peer in self.watched}
+            elif do == "sessions":
                 self._reload(str(message["digest"]), [str(peer) for peer in message["peers"]], now)
             elif do == "announce":
                 self._change(message["set"], message["unset"])
@@ -315,8 +342,30 @@ class Bridge:
                 self._retire([str(peer) for peer in message["peers"]], now)
             else:
                 raise ValueError(f"do is {do!r}")
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             raise ValueError(f"{type(error).__name__}: {error} in {line[:200]!r}") from error
+
+    # Neighbours that cannot be reached
+
+    def unreached(self) -> dict[str, str]:
+        """Neighbours with which no BGP message was exchanged of late, with our address for each."""
+        quiet = {}
+        for peer, local in self.watched.items():
+            session = self.sessions.get(peer)
+            if session is None or (session.state != "up" and not session.opened and not session.refused):
+                quiet[peer] = local
+            else:
+                self.probes.pop(peer, None)
+        return quiet
+
+    def probed(self, peer: str, error: str, *, waiting: bool) -> None:
+        """What the kernel says of it: an errno's name or nothing, and whether a SYN waits for its answer."""
+        tried = peer in self.sessions
+        record = {"kind": "probe", "peer": peer, "error": error, "waiting": waiting, "tried": tried}
+        line = json.dumps(record)
+        if self.probes.get(peer) != line:
+            self.probes[peer] = line
+            self._tell(line, peer)
 
     # Sessions
 
@@ -438,11 +487,6 @@ def _dict(value: object) -> dict[str, object]:
     return value
 
 
-def _seconds(opened: Json) -> float:
-    value = opened.get("restart_time", 0)
-    return float(value) if isinstance(value, int) else 0.0
-
-
 def _keys(prefixes: object) -> Iterator[tuple[str, int]]:
     """Prefix and path id of each entry; ExaBGP writes the id like an address."""
     if not isinstance(prefixes, list):
@@ -473,6 +517,72 @@ def _opened(message: Json, family: str) -> Json:
     }
 
 
+class Prober:
+    """Finds out why a neighbour cannot be reached; ExaBGP does not say what the kernel told it.
+
+    A datagram to its BGP port brings an ICMP error back, or none; a TCP connection of our own would be taken for
+    the neighbour's session at the other end.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, tuple[socket.socket | None, str]] = {}
+        self._turns: dict[str, int] = {}
+
+    def round(self, bridge: Bridge) -> None:
+        """Report what came of the last round and begin the next."""
+        quiet = bridge.unreached()
+        waiting = _syn_sent() if self._sockets else set()
+        for peer, (probe, error) in self._sockets.items():
+            if probe is not None:
+                code = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                probe.close()
+                error = errno.errorcode.get(code, "") if code else ""  # noqa: PLW2901 - the answer of that probe
+            if peer in quiet:
+                bridge.probed(peer, error, waiting=_packed(peer) in waiting)
+        # A few at a time, those first that waited longest: a thousand may be down.
+        turns = sorted(quiet, key=lambda peer: self._turns.get(peer, 0))[:PROBES]
+        self._turns = {peer: self._turns.get(peer, 0) + (peer in turns) for peer in quiet}
+        self._sockets = {peer: _probe(peer, quiet[peer]) for peer in turns}
+
+
+def _probe(peer: str, local: str) -> tuple[socket.socket | None, str]:
+    """A datagram on its way, or the error that it met at once."""
+    six = ":" in peer
+    probe = None
+    try:
+        probe = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+        # Without it ip(7) does not report that a host is unreachable.
+        probe.setsockopt(*((socket.IPPROTO_IPV6, IPV6_RECVERR) if six else (socket.IPPROTO_IP, IP_RECVERR)), 1)
+        probe.setblocking(False)
+        probe.bind((local, 0))
+        probe.connect((peer, BGP_PORT))
+        probe.send(b"")
+    except OSError as error:
+        if probe is not None:
+            probe.close()
+        return None, errno.errorcode.get(error.errno or 0, "")
+    return probe, ""
+
+
+def _packed(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def _syn_sent() -> set[bytes]:
+    """Addresses to which a SYN is on its way without an answer (state 02; proc(5), /proc/net/tcp)."""
+    found = set()
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for line in Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "02":
+                    # Words of 32 bits in the machine's order, each shown as a number.
+                    text = fields[2].partition(":")[0]
+                    words = [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
+                    found.add(b"".join(word.to_bytes(4, sys.byteorder) for word in words))
+    return found
+
+
 class Loop:
     """The selector loop around a Bridge: stdin and stdout are ExaBGP, a unix socket is for the agent."""
 
@@ -486,6 +596,8 @@ class Loop:
         self._agent: socket.socket | None = None
         self._listener = _listen(socket_path)
         self._writes_exabgp = False
+        self._prober = Prober()
+        self._probe_at = 0.0
         for descriptor in (0, 1):
             os.set_blocking(descriptor, False)
         self._selector.register(0, selectors.EVENT_READ, self._read_exabgp)
@@ -499,7 +611,11 @@ class Loop:
     def _step(self) -> bool:
         bridge = self._bridge
         now = time.monotonic()
-        timeout = None if bridge.deadline is None else max(0.0, bridge.deadline - now)
+        if bridge.watched and now >= self._probe_at:
+            self._prober.round(bridge)
+            self._probe_at = now + PROBE_EVERY
+        times = [time for time in (bridge.deadline, self._probe_at if bridge.watched else None) if time is not None]
+        timeout = max(0.0, min(times) - now) if times else None
         for key, events in self._selector.select(timeout):
             handle: Callable[[int], bool] = key.data
             if not handle(events):
@@ -547,7 +663,11 @@ class Loop:
 
     def _accept(self, _events: int) -> bool:
         """The agent that came last is the one: an old connection may be of an agent that was killed."""
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            _say(f"an agent could not be let in: {error}")
+            return True
         self._drop_agent()
         connection.setblocking(False)
         self._agent = connection
@@ -583,7 +703,7 @@ class Loop:
         except BlockingIOError:
             return True
         except (OSError, ValueError) as error:
-            print(f"bridge: the agent's connection is closed: {error}", file=sys.stderr, flush=True)
+            _say(f"the agent's connection is closed: {error}")
             self._drop_agent()
         return True
 
@@ -595,7 +715,12 @@ class Loop:
             temporary.write_text(self._bridge.state(), encoding="utf-8")
             temporary.replace(self._state_path)
         except OSError as error:
-            print(f"bridge: {self._state_path} cannot be written: {error}", file=sys.stderr, flush=True)
+            _say(f"{self._state_path} cannot be written: {error}")
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"bridge: {text}", file=sys.stderr, flush=True)
 
 
 def _listen(path: str) -> socket.socket:

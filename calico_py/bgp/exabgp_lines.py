@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from calico_py.bgp.reasons import why_down
+from calico_py.bgp.reasons import why_down, why_unreached
 from calico_py.model.bgp import Advertisement, Origin, Path, Peer, SessionState
 from calico_py.model.net import Address, Family, Network
 from calico_py.model.speaker import EndOfRib, PathAnnounced, PathWithdrawn, ReplayComplete, SessionChanged
@@ -95,6 +95,8 @@ def _parse(record: dict[str, Any], peers: Mapping[Address, Peer]) -> Record:
             return PathWithdrawn(_address(record["peer"]), _network(record["nlri"]), _number(record["id"]))
         case "session":
             return _session(record, peers)
+        case "probe":
+            return _probe(record, peers)
         case "eor":
             return EndOfRib(_address(record["peer"]), _FAMILIES[record["family"]])
         case "hello":
@@ -121,10 +123,17 @@ def _session(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionCh
         state=SessionState.ESTABLISHED if up else SessionState.CONNECT,
         reason="" if up else why_down(record, peers.get(peer)),
         hold_time=min(ours, _number(opened["hold_time"])) if up else 0,
-        restart_time=_number(opened["restart_time"]) if up else 0,
+        restart_time=_number(opened["restart_time"] if up else record["keep"]),
         forwarding=bool(opened["forwarding"]) if up else False,
         age=float(record["age"]),
     )
+
+
+def _probe(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionChanged:
+    peer = _address(record["peer"])
+    configured = peers[peer]
+    reason = why_unreached(configured, str(record["error"]), waiting=record["waiting"], tried=record["tried"])
+    return SessionChanged(peer=peer, state=SessionState.CONNECT, reason=reason)
 
 
 def _path(record: dict[str, Any]) -> Path:
@@ -232,6 +241,11 @@ def _checked_community(text: str) -> str:
 def command_sessions(digest: str, peers: Iterable[Address]) -> str:
     """Load the configuration file, which has that digest and those neighbours."""
     return _command({"do": "sessions", "digest": digest, "peers": sorted(str(peer) for peer in peers)})
+
+
+def command_watch(peers: Iterable[Peer]) -> str:
+    """Find out why those of these that do not answer do not."""
+    return _command({"do": "watch", "peers": sorted([str(peer.address), str(peer.local_address)] for peer in peers)})
 
 
 def command_announce(held: Mapping[AnnouncementKey, str], wanted: Mapping[AnnouncementKey, str]) -> str:

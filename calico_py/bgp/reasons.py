@@ -61,6 +61,42 @@ def why_down(record: dict[str, Any], peer: Peer | None) -> str:
     return f"{address} closed the connection: see the log of its BGP speaker"
 
 
+def why_unreached(peer: Peer, error: str, *, waiting: bool, tried: bool) -> str:
+    """The sentence for a peer with which no BGP message is exchanged.
+
+    Args:
+        peer: as configured.
+        error: name of the errno that a datagram to it met, or empty.
+        waiting: a SYN to it has no answer yet.
+        tried: a connection was attempted or accepted, and closed before the first message.
+    """
+    where = f"{peer.address} port {peer.port}"
+    if error == "ENETUNREACH":
+        return f"there is no route to {peer.address}: add one, or correct the address"
+    if error in ("EHOSTUNREACH", "EHOSTDOWN"):
+        return f"{peer.address} does not answer on its link: the node is down, or has another address now"
+    if error == "EADDRNOTAVAIL":
+        return f"this node no longer has the address {peer.local_address}: give it back, or correct the node's address"
+    if error in ("EACCES", "EPERM"):
+        return f"this node's own firewall forbids packets to {peer.address}: allow TCP port {peer.port}"
+    if waiting:
+        password = (
+            "; both ends must have the same password or none" if not peer.password else ", or the passwords differ"
+        )
+        return (
+            f"no answer from {where}: a firewall drops the packets (allow TCP port {peer.port} between nodes){password}"
+        )
+    if tried and not peer.passive:
+        return (
+            f"{where} refuses the connection: its BGP speaker does not run, "
+            f"or does not have {peer.local_address} as a neighbour"
+        )
+    return (
+        f"{peer.address} has not connected to {peer.local_address} port {peer.listen_port}: its BGP speaker does not "
+        f"run or does not have this node as a neighbour, a firewall closes the port, or the passwords differ"
+    )
+
+
 def _received(address: str, code: int, subcode: int, peer: Peer | None) -> str:
     if (code, subcode) == (2, 2) and peer is not None:
         return f"{address} refuses our AS {peer.local_as}, it expects another: correct the AS number of one of the two"

@@ -3,7 +3,7 @@
 Pure: fed with the events of model.speaker, told the time, asked for its next deadline. What is chosen among the
 paths is decide's. Three things make paths stale without dropping them:
 
-- the peer's session was lost and the peer had asked for graceful restart: kept for its restart time;
+- the peer's session was lost in a way that graceful restart bridges: kept for the time that the event says;
 - the speaker is away (SpeakerLost): kept until it is back;
 - the speaker tells its table again (ReplayStarted): what it does not repeat was not announced any more.
 
@@ -243,17 +243,17 @@ class AdjRibIn:
             if not table.in_sync:
                 table.sync_at = at + SYNC_LIMIT
         elif was == SessionState.ESTABLISHED:
-            self._session_lost(event.peer, table, at)
+            self._session_lost(event.peer, table, at, event.restart_time)
 
-    def _session_lost(self, peer: Address, table: _PeerTable, at: float) -> None:
+    def _session_lost(self, peer: Address, table: _PeerTable, at: float, keep: int) -> None:
         table.refused.clear()
-        if table.restart_time:
+        if keep:
             if table.restarted:
                 # RFC 4724 4.2: a path that was stale already when the peer restarted once more is deleted.
                 self._forget(peer, table.drop(table.stale.copy()))
             table.mark_all_stale()
             table.lost = table.restarted = True
-            table.sweep_at = at + table.restart_time
+            table.sweep_at = at + keep
             self._dirty.update(nlri for nlri, _ in table.paths)
         else:
             self._forget(peer, table.drop(list(table.paths)))

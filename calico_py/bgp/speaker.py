@@ -111,8 +111,11 @@ class ExaBGPSpeaker:
         link, wanted = self._link, self._wanted
         if link is None or not link.ready or wanted is None:
             return
-        loading = self._load(link)
-        if loading:
+        watch = exabgp_lines.command_watch(self._peers.values())
+        if watch != link.watch:
+            link.write(watch)
+            link.watch = watch
+        if self._load(link):
             return
         command = exabgp_lines.command_announce(link.held, wanted)
         if command:
@@ -154,6 +157,7 @@ class _Link:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self.ready = False
+        self.watch = ""
         self.digest = ""
         self.complete = False
         self.held: dict[AnnouncementKey, str] = {}

@@ -13,7 +13,8 @@ class SessionChanged:
     """A session moved to another state.
 
     Attributes:
-        restart_time: graceful restart time that the peer asked for in its OPEN, seconds; 0 without the capability.
+        restart_time: seconds; of an Established session the graceful restart time that the peer asked for in its
+            OPEN, 0 without the capability; of one that is lost how long its paths may be kept, 0 for not at all.
         reason: why it is not up and what to do, in a sentence; hold_time: negotiated, seconds.
         forwarding: the peer says that it went on forwarding meanwhile (RFC 4724 3, the F bit).
         age: how long ago this happened, seconds; not 0 in a replay only.

@@ -153,6 +153,11 @@ protocol bgp exa {{
         """Since when and in which state the session is, as BIRD says it."""
         return next((line for line in self.ctl("show", "protocols").splitlines() if line.startswith("exa")), "")
 
+    def freeze(self) -> None:
+        """It neither reads nor sends any more."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
     def stop(self) -> None:
         """End it."""
         if self._process is not None:

@@ -20,7 +20,7 @@ from calico_py.model.speaker import (
 A, B = ip_address("10.0.0.1"), ip_address("10.0.0.2")
 ONE, TWO = ip_network("10.244.1.0/26"), ip_network("10.244.2.0/26")
 UP_A = SessionChanged(A, SessionState.ESTABLISHED, hold_time=90, restart_time=120, forwarding=True)
-DOWN_A = SessionChanged(A, SessionState.CONNECT, reason="gone")
+DOWN_A = SessionChanged(A, SessionState.CONNECT, reason="gone", restart_time=120)
 
 
 def path(nlri: Network, peer: str = "10.0.0.1", **more: int) -> Path:
@@ -70,8 +70,7 @@ def test_add_path_keeps_paths_apart_and_removes_one() -> None:
 
 def test_without_graceful_restart_paths_go_with_the_session() -> None:
     rib = established(ONE)
-    rib.handle(replace(UP_A, restart_time=0), 1)
-    rib.handle(DOWN_A, 2)
+    rib.handle(replace(DOWN_A, restart_time=0), 2)
     assert known(rib) == {}
     assert rib.take_changed() == {ONE}
 

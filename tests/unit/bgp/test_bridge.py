@@ -161,6 +161,30 @@ def test_without_graceful_restart_nothing_is_kept(restart: int | None) -> None:
     assert "path" not in [record["kind"] for record in told(bridge)]
 
 
+@pytest.mark.parametrize(
+    ("reason", "code", "kept"),
+    [
+        ("closing connection", None, 120),
+        ("notification sent (4,0)", None, 120),
+        ("notification received (4,0)", 4, 120),
+        ("notification sent (3,1)", None, 0),
+        ("notification received (6,2)", 6, 0),
+    ],
+)
+def test_a_notification_ends_all_grace_but_for_the_hold_timer(reason: str, code: int | None, kept: int) -> None:
+    bridge = Bridge("d1")
+    bridge.agent_connected(0.0)
+    up(bridge)
+    bridge.exabgp_line(update(P, "10.50.0.0/26"), 1.0)
+    told(bridge)
+    if code is not None:
+        notification = {"code": code, "subcode": 0, "data": "", "message": ""}
+        bridge.exabgp_line(head("notification", P, direction="receive", notification=notification), 2.0)
+    bridge.exabgp_line(head("state", P, state="down", reason=reason), 2.0)
+    assert [record["keep"] for record in told(bridge)] == [kept]
+    assert bool(bridge.sessions[P].paths) == bool(kept)
+
+
 def test_end_of_rib_and_a_lost_forwarding_state_drop_stale_paths() -> None:
     bridge = Bridge("d1")
     up(bridge)

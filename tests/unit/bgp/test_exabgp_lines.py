@@ -25,7 +25,7 @@ def record(**more: Any) -> str:
 
 def session(**more: Any) -> str:
     base = {"kind": "session", "peer": "10.0.0.2", "state": "down", "age": 1.5, "reason": "", "asn": [64512, 64512]}
-    return json.dumps(base | {"open": {}, "notification": {}} | more)
+    return json.dumps(base | {"open": {}, "notification": {}, "keep": 0} | more)
 
 
 def test_a_path_with_every_attribute() -> None:
