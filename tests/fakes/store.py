@@ -14,8 +14,9 @@ from calico_py.lab.api.definitions import shipped
 from calico_py.lab.api.errors import ApiError
 from calico_py.lab.api.patches import merged
 from calico_py.lab.api.resources import Registry, Resource, builtin, from_crd, untyped
+from calico_py.lab.api.selection import Event, Selection
 from calico_py.lab.api.storage import Storage
-from calico_py.lab.api.verbs import Event, Options, Selection, Verbs
+from calico_py.lab.api.verbs import Options, Verbs
 from calico_py.model.net import InvalidError
 from calico_py.model.store import (
     ConflictError,

@@ -12,8 +12,9 @@ from calico_py.lab.api import errors, patches, tables
 from calico_py.lab.api.errors import ApiError, Cause, Object, bad_request
 from calico_py.lab.api.negotiation import Form, Target, choose_form, parse_body, parse_object
 from calico_py.lab.api.resources import Resource
+from calico_py.lab.api.selection import Selection
 from calico_py.lab.api.strategic import strategically_merged
-from calico_py.lab.api.verbs import Options, Selection, Verbs
+from calico_py.lab.api.verbs import Options, Verbs
 from calico_py.lab.api.watching import WatchRequest, stream
 
 _MEDIA = "application/json"

@@ -7,19 +7,22 @@ import json
 import re
 import secrets
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from calico_py.lab.api import errors, ownership, selectors
+from calico_py.lab.api import errors, ownership
 from calico_py.lab.api.errors import Cause, Object, bad_request
 from calico_py.lab.api.resources import Registry, Resource
-from calico_py.lab.api.storage import Change, Storage
+from calico_py.lab.api.selection import Event, Selection, in_version, told
+from calico_py.lab.api.storage import Storage
 
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _MAX_NAME = 253
 # What only the server writes; an update keeps the stored value.
 _SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+_NOT_BY_STATUS = ("labels", "annotations", "finalizers", "ownerReferences")
+# What the generation does not count.
 _BLIND = ("metadata", "status", "apiVersion", "kind")
 
 Hook = Callable[[Resource, Object | None, Object | None], None]
@@ -41,34 +44,6 @@ class Options:
     subresource: str = ""
     manager: str = ""
     warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which objects of a resource a request is about."""
-
-    namespace: str = ""
-    labels: str = ""
-    fields: str = ""
-
-    def predicate(self, resource: Resource) -> selectors.Predicate | None:
-        """The test for one object; None where all of the namespace are meant.
-
-        Raises:
-            ApiError: 400 for a selector that cannot be read.
-        """
-        return selectors.predicate(
-            selectors.parse_labels(self.labels), selectors.parse_fields(self.fields, resource.selectable)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a watch with a selection sees of a change: entering it is ADDED, leaving it is DELETED."""
-
-    type: str
-    version: int
-    object: Object
 
 
 class Verbs:
@@ -107,13 +82,13 @@ class Verbs:
         found = self.storage.get(resource.key, namespace, name)
         if found is None:
             raise errors.not_found(resource.group, resource.plural, name)
-        return _in_version(resource, found)
+        return in_version(resource, found)
 
     def list(self, resource: Resource, selection: Selection) -> Sequence[Object]:
         """The objects selected, in the order of their names."""
         matches = selection.predicate(resource)
         found = self.storage.list(resource.key, selection.namespace)
-        return [_in_version(resource, obj) for obj in found if matches is None or matches(obj)]
+        return [in_version(resource, obj) for obj in found if matches is None or matches(obj)]
 
     def create(self, resource: Resource, namespace: str, obj: Object, options: Options | None = None) -> Object:
         """Make a new object.
@@ -250,7 +225,7 @@ class Verbs:
             return current
         going = {"deletionTimestamp": self.now(), "deletionGracePeriodSeconds": 0, "generation": meta["generation"] + 1}
         marked = {**current, "metadata": {**meta, **going}}
-        return _in_version(resource, self.storage.put(resource.key, marked))
+        return in_version(resource, self.storage.put(resource.key, marked))
 
     def changes(self, resource: Resource, selection: Selection, since: int) -> tuple[Sequence[Event], int]:
         """What a watch with that selection has to tell after a version, and the version that it has then seen.
@@ -258,9 +233,7 @@ class Verbs:
         Raises:
             ApiError: 410 where that is too long ago.
         """
-        matches = selection.predicate(resource)
-        found = self.storage.changes(resource.key, since)
-        events = [event for change in found for event in _events(resource, selection.namespace, matches, change)]
+        events = told(resource, selection, self.storage.changes(resource.key, since))
         return events, max(self.storage.version, since)
 
     def _place(self, resource: Resource, namespace: str, obj: Object) -> Object:
@@ -322,16 +295,8 @@ class Verbs:
             raise errors.conflict(resource.group, resource.plural, name, why)
         if meta.get("resourceVersion", old["resourceVersion"]) != old["resourceVersion"]:
             raise errors.conflict(resource.group, resource.plural, name, errors.MODIFIED)
-        if resource.status and options.subresource == "status":
-            kept = {**meta, "labels": old.get("labels"), "annotations": old.get("annotations")}
-            kept |= {"finalizers": old.get("finalizers"), "ownerReferences": old.get("ownerReferences")}
-            obj = {**copied(current), "metadata": {k: v for k, v in kept.items() if v is not None}} | (
-                {"status": obj["status"]} if "status" in obj else {}
-            )
-        elif resource.status:
-            obj = {key: value for key, value in obj.items() if key != "status"}
-            if "status" in current:
-                obj["status"] = copied(current["status"])
+        if resource.status:
+            obj = _status_only(current, obj) if options.subresource == "status" else _all_but_status(current, obj)
         self._shape(resource, obj, options)
         meta = obj["metadata"]
         if "managedFields" in old:
@@ -347,7 +312,7 @@ class Verbs:
         return self._put(resource, current, obj, options)
 
     def _put(self, resource: Resource, before: Object | None, after: Object, options: Options) -> Object:
-        if before is not None and _in_version(resource, before) == after:
+        if before is not None and in_version(resource, before) == after:
             return before
         if options.manager:
             writer = self._writer(resource, options, "Update")
@@ -360,7 +325,7 @@ class Verbs:
             return self._remove(resource, before, after)
         stored = self.storage.put(resource.key, after)
         self._written(resource, before, stored)
-        return _in_version(resource, stored)
+        return in_version(resource, stored)
 
     def _writer(self, resource: Resource, options: Options, operation: str) -> ownership.Entry:
         return ownership.Entry(
@@ -370,7 +335,7 @@ class Verbs:
     def _remove(self, resource: Resource, before: Object | None, last: Object) -> Object:
         gone = self.storage.remove(resource.key, last)
         self._written(resource, before, None)
-        return _in_version(resource, gone)
+        return in_version(resource, gone)
 
 
 def copied(obj: Object) -> Object:
@@ -379,14 +344,22 @@ def copied(obj: Object) -> Object:
     return found
 
 
-def _in_version(resource: Resource, obj: Object) -> Object:
-    if obj["apiVersion"] == resource.api_version:
-        return obj
-    return {**obj, "apiVersion": resource.api_version}
+def _status_only(current: Object, obj: Object) -> Object:
+    """What a write to the status subresource makes: the new status, all else as it is."""
+    kept = {name: current["metadata"][name] for name in _NOT_BY_STATUS if name in current["metadata"]}
+    meta = {name: value for name, value in obj["metadata"].items() if name not in _NOT_BY_STATUS} | kept
+    out = {**copied(current), "metadata": copied(meta)}
+    out.pop("status", None)
+    return out | ({"status": obj["status"]} if "status" in obj else {})
+
+
+def _all_but_status(current: Object, obj: Object) -> Object:
+    """What a write to the main resource makes, where status is one of its own."""
+    out = {key: value for key, value in obj.items() if key != "status"}
+    return out | ({"status": copied(current["status"])} if "status" in current else {})
 
 
 def _essence(obj: Object) -> Object:
-    """What the generation counts: everything but metadata and status."""
     return {key: value for key, value in obj.items() if key not in _BLIND}
 
 
@@ -400,16 +373,3 @@ def _name_problems(name: str) -> list[Cause]:
         f"and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
     )
     return [Cause("metadata.name", "FieldValueInvalid", f"Invalid value: {json.dumps(name)}: {rule}")]
-
-
-def _events(resource: Resource, namespace: str, matches: selectors.Predicate | None, change: Change) -> Iterator[Event]:
-    obj, previous = change.object, change.previous
-    if namespace and obj["metadata"].get("namespace") != namespace:
-        return
-    was = previous is not None and (matches is None or matches(previous))
-    now = not change.removed and (matches is None or matches(obj))
-    if now:
-        yield Event("MODIFIED" if was else "ADDED", change.version, _in_version(resource, obj))
-    elif was and previous is not None:
-        last = {**previous, "metadata": {**previous["metadata"], "resourceVersion": str(change.version)}}
-        yield Event("DELETED", change.version, _in_version(resource, last))

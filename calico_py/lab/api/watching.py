@@ -9,7 +9,8 @@ from aiohttp import web
 
 from calico_py.lab.api.errors import ApiError, Object
 from calico_py.lab.api.resources import Resource
-from calico_py.lab.api.verbs import Selection, Verbs
+from calico_py.lab.api.selection import Selection
+from calico_py.lab.api.verbs import Verbs
 
 # Seconds between bookmarks, and before the end of the watch when one more is due.
 _BOOKMARK_INTERVAL = 10.0
