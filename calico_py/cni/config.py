@@ -211,11 +211,12 @@ def _parse_previous(verb: Verb, document: Json) -> Json | None:
 
 
 def _parse_attachments(document: Json) -> frozenset[str] | None:
-    found = document.get(VALID_ATTACHMENTS)
-    if found is None:
+    """libcni writes an empty list as null, and leaves the key out where its caller gave none."""
+    if VALID_ATTACHMENTS not in document:
         return None
+    found = document[VALID_ATTACHMENTS]
     try:
-        return frozenset(str(attachment["containerID"]) for attachment in found)
+        return frozenset(str(attachment["containerID"]) for attachment in found or ())
     except (TypeError, KeyError):
         raise _invalid(VALID_ATTACHMENTS, found, "a list of objects with containerID and ifname") from None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from calico_py.cni.attachments import add_result, host_ifname, new_link, previous_link
-from calico_py.cni.config import Call, Verb, parse_call
+from calico_py.cni.config import VALID_ATTACHMENTS, Call, Verb, parse_call
 from calico_py.cni.deferred import DeferredDels
 from calico_py.cni.errors import CNIError, Code
 from calico_py.cni.results import render_add, render_versions
@@ -274,14 +274,11 @@ class Plugin:
         ]
 
     async def _collect(self, call: Call) -> None:
-        """GC: as much as can be, then what went wrong."""
+        """GC: as much as can be, then what went wrong. Without the list of what is valid nothing is certainly not."""
         valid = call.config.valid_attachments
         if valid is None:
-            raise CNIError(
-                Code.INVALID_CONFIGURATION,
-                "invalid network configuration",
-                "cni.dev/valid-attachments: found none, expected a list; nothing was removed",
-            )
+            _log.info("GC without %s: nothing is removed", VALID_ATTACHMENTS)
+            return
         failures = []
         for container_id, device in (await self._wiring.list_containers()).items():
             if container_id in valid:

@@ -65,9 +65,7 @@ async def test_add_and_del(
     pods = [new_pod() for _ in range(ROUNDS)]
     lines = [call_line(verb, number, pod) for verb in ("ADD", "DEL") for number, pod in enumerate(pods)]
     driver = await asyncio.create_subprocess_exec(
-        "nsenter",
-        f"--mount=/proc/{runtime._holder.pid}/ns/mnt",
-        "--",
+        *runtime.enter,
         sys.executable,
         __file__,
         "drive",

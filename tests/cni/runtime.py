@@ -61,6 +61,11 @@ class Runtime:
         return self.folder / "run" / "cni.sock"
 
     @property
+    def enter(self) -> list[str]:
+        """Command prefix that runs a program where the shim's paths lead to this node."""
+        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
+
+    @property
     def deferred(self) -> Path:
         """Where the shim leaves DELs."""
         return self.folder / "state" / "del"
@@ -88,9 +93,7 @@ class Runtime:
             "CNI_PATH": "/opt/cni/bin",
         }
         process = await asyncio.create_subprocess_exec(
-            "nsenter",
-            f"--mount=/proc/{self._holder.pid}/ns/mnt",
-            "--",
+            *self.enter,
             str(self._shim),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
