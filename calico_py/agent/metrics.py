@@ -56,10 +56,12 @@ class Metrics:
         self.leader.set(leading)
         self.ready.set(not status.not_ready)
         self.api_in_sync.set(status.api.in_sync)
-        for watch in status.api.watches:
-            self.watch_objects.labels(watch.plural).set(watch.objects)
-            if watch.plural == "nodes":
-                self.felix_hosts.set(watch.objects)
+        objects: dict[str, int] = {}
+        for watch in status.api.watches:  # blocks have two watches
+            objects[watch.plural] = objects.get(watch.plural, 0) + watch.objects
+        for plural, number in objects.items():
+            self.watch_objects.labels(plural).set(number)
+        self.felix_hosts.set(objects.get("nodes", 0))
         self.routes_desired.set(status.routes.desired)
         self.routes_installed.set(status.routes.installed)
         self.felix_routes.set(status.routes.installed)

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from calico_py.agent.config import AgentConfig
+from calico_py.cni.installer import PLUGIN
 from calico_py.dataplane.cleanup import cleanup
 from calico_py.dataplane.netlink import LinuxKernel
 from calico_py.dataplane.sysctls import SysctlKeeper
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 STATE = Path("/var/lib/calico-py")
 RUN = Path("/run/calico-py")
 SETTINGS = "sysctls.json"
-PLUGIN = "calico"
 
 # Seconds for which the API server is waited for: the node's own kernel is what matters.
 _API_TIMEOUT = 5.0
@@ -54,10 +54,14 @@ async def undo(config: AgentConfig, *, state: Path = STATE, run: Path = RUN) -> 
 
 def _remove_conflist(config: AgentConfig) -> list[str]:
     """First of all, so that no pod is sent here any more; then the executable."""
+    conflist = Path(config.cni_conf_dir) / config.cni_conf_name
     problems = []
-    for path in (Path(config.cni_conf_dir) / config.cni_conf_name, Path(config.cni_bin_dir) / PLUGIN):
+    for path in (conflist, Path(config.cni_bin_dir) / PLUGIN):
         try:
-            path.unlink(missing_ok=True)
+            if path != conflist or PLUGIN in conflist.read_text():  # Calico's own has the same name
+                path.unlink()
+        except FileNotFoundError:
+            continue
         except OSError as error:
             problems.append(f"{path} cannot be removed: {error}")
     return problems
