@@ -211,7 +211,7 @@ def _parse_previous(verb: Verb, document: Json) -> Json | None:
 
 
 def _parse_attachments(document: Json) -> frozenset[str] | None:
-    """libcni writes an empty list as null, and leaves the key out where its caller gave none."""
+    """An empty list comes from libcni as null; it leaves the key out where its caller gave none."""
     if VALID_ATTACHMENTS not in document:
         return None
     found = document[VALID_ATTACHMENTS]

@@ -159,7 +159,8 @@ def test_attachments_that_gc_leaves() -> None:
     gc = {"CNI_COMMAND": "GC"}
     listed = [{"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "eth0"}]
     assert parse_call(request(gc)).config.valid_attachments is None
-    for empty in ([], None):
+    nothing: tuple[list[str] | None, ...] = ([], None)
+    for empty in nothing:
         call = parse_call(request(gc, **{"cni.dev/valid-attachments": empty}))
         assert call.config.valid_attachments == frozenset()
     assert parse_call(request(gc, **{"cni.dev/valid-attachments": listed})).config.valid_attachments == frozenset("ab")
