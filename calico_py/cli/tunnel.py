@@ -1,13 +1,17 @@
 """`calico-py tunnel`: the userspace tunnel engine of a node whose kernel has no ipip."""
 
+import contextlib
 import logging
+import os
 from pathlib import Path
 
 import click
 
 from calico_py.dataplane.tunnel.engine import Engine
-from calico_py.dataplane.tunnel.tun import TunnelError
+from calico_py.dataplane.tunnel.errors import TunnelError
 from calico_py.model.names import IPIP_DEVICE
+
+_NICE = -10
 
 
 @click.command()
@@ -28,6 +32,8 @@ def command(device: str, report: Path) -> None:
     if report.exists() and not report.is_file():
         raise click.UsageError(f"--report: found {report}, which is no regular file; expected one, or a new name")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with contextlib.suppress(PermissionError):  # the packets of all pods wait for it, as for the kernel's softirqs
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     try:
         Engine(device, report=report).run()
     except TunnelError as error:

@@ -96,8 +96,8 @@ class Flow:
 
 
 def _send(address: str, port: int, rate: float, seconds: float, size: int) -> int:
+    # Not connected: an ICMP error about one packet would otherwise fail the sending of the next.
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.connect((address, port))
     padding = bytes(size - _NUMBER.size)
     start = time.monotonic()
     number, total = 0, int(rate * seconds)
@@ -105,7 +105,7 @@ def _send(address: str, port: int, rate: float, seconds: float, size: int) -> in
         due = min(total, int((time.monotonic() - start) * rate) + 1)
         while number < due:
             try:
-                sock.send(_NUMBER.pack(number) + padding)
+                sock.sendto(_NUMBER.pack(number) + padding, (address, port))
             except OSError as error:
                 print(f"packet {number}: {error}", file=sys.stderr)
             number += 1

@@ -1,6 +1,7 @@
 """What the userspace tunnel does to packets, seen from the pods and on the wire."""
 
 import errno
+import os
 import re
 import socket
 import struct
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.tunnel_nodes import Cluster, cluster, eventually
+from calico_py.dataplane.tunnel import packets
+from tests.netns.tunnel_nodes import Cluster, Node, cluster, eventually
 
 pytestmark = pytest.mark.root
 
@@ -69,14 +71,9 @@ def test_fragments_of_a_large_datagram(two: Cluster) -> None:
     assert one.ping(other.pod, "-M", "dont", "-s", "9000") == 3
 
 
-def _shrink_path(two: Cluster, mtu: int) -> None:
-    for node in two.nodes:
-        node.ip("link", "set", "eth0", "mtu", str(mtu))
-
-
 def test_sender_learns_the_path_mtu(two: Cluster) -> None:
     one, other = two.nodes
-    _shrink_path(two, 1300)
+    two.set_uplink_mtu(1300)
     with one.socket(socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
         sock.connect((other.pod, 9000))
@@ -90,7 +87,7 @@ def test_sender_learns_the_path_mtu(two: Cluster) -> None:
 
 def test_host_learns_the_path_mtu(two: Cluster) -> None:
     one, other = two.nodes
-    _shrink_path(two, 1300)
+    two.set_uplink_mtu(1300)
     with one.socket(socket.SOCK_DGRAM, pod=False) as sock:
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
         sock.connect((other.pod, 9000))
@@ -100,7 +97,7 @@ def test_host_learns_the_path_mtu(two: Cluster) -> None:
 
 def test_packets_that_may_be_fragmented_are(two: Cluster) -> None:
     one, other = two.nodes
-    _shrink_path(two, 1300)
+    two.set_uplink_mtu(1300)
     with one.socket(socket.SOCK_DGRAM) as sock, other.socket(socket.SOCK_DGRAM) as sink:
         sink.bind((other.pod, 9000))
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
@@ -185,6 +182,54 @@ def test_trailing_bytes_are_cut_off(two: Cluster) -> None:
         assert sink.recv(100) == b"hello"
 
 
+def test_tcp_streams_arrive_whole(two: Cluster) -> None:
+    one, other = two.nodes
+    sent = os.urandom(5_000_000)
+    assert one.transfer(other, sent) == sent
+    two.set_uplink_mtu(1300)  # the stream has to learn it
+    assert other.transfer(one, sent) == sent
+
+
+def _unfinished(one: Node, other: Node, protocol: int, segment: bytes, checksum_at: int) -> bytes:
+    """An IPv4 packet between pods whose transport checksum is that of the pseudo-header alone."""
+    addresses = socket.inet_aton(one.pod) + socket.inet_aton(other.pod)
+    total = sum(struct.unpack("!4H", addresses)) + protocol + len(segment)
+    partial = struct.pack("!H", (total & 0xFFFF) + (total >> 16))
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 7, 0x4000, 64, protocol, 0) + addresses
+    header = header[:10] + struct.pack("!H", packets.checksum(header)) + header[12:]
+    return header + segment[:checksum_at] + partial + segment[checksum_at + 2 :]
+
+
+def test_unfinished_checksum_is_completed(two: Cluster) -> None:
+    """As of a packet from the kernel's ipip on the same machine."""
+    one, other = two.nodes
+    inner = _unfinished(one, other, 17, struct.pack("!HHHH", 5000, 9000, 13, 0) + b"hello", 6)
+    with one.socket(socket.SOCK_RAW, socket.IPPROTO_RAW, pod=False) as sock, other.socket(socket.SOCK_DGRAM) as sink:
+        sink.bind((other.pod, 9000))
+        sock.sendto(_outer(one.address, other.address, inner), (other.address, 0))
+        assert sink.recv(100) == b"hello"
+
+
+def test_merged_segments_are_cut_again(two: Cluster) -> None:
+    """As of a stream that the uplink's GRO merged: larger than any MTU behind the tunnel, and DF is set."""
+    one, other = two.nodes
+    two.set_uplink_mtu(9000)
+    payload = os.urandom(8000)
+    tcp = struct.pack("!HHIIBBHHH", 5000, 9000, 1000, 1, 0x50, 0x18, 1000, 0, 0) + payload
+    inner = _unfinished(one, other, 6, tcp, 16)
+    with (
+        other.socket(socket.SOCK_RAW, socket.IPPROTO_TCP) as sink,
+        one.socket(socket.SOCK_RAW, socket.IPPROTO_RAW, pod=False) as sock,
+    ):
+        sock.sendto(_outer(one.address, other.address, inner), (other.address, 0))
+        received = b""
+        while len(received) < len(payload):
+            packet = sink.recv(65535)
+            assert struct.unpack_from("!I", packet, 24)[0] == 1000 + len(received)
+            received += packet[40:]
+    assert received == payload
+
+
 def test_route_to_a_node_through_the_tunnel_itself(two: Cluster) -> None:
     one, other = two.nodes
     one.ip("route", "add", f"{other.address}/32", "via", other.address, "dev", "tunl0", "onlink")
@@ -222,7 +267,7 @@ def test_udp_framing(tmp_path: Path) -> None:
             assert one.ping(other.pod) == 3
         assert f"{one.address}.8285 > {other.address}.8285: UDP, length 84" in "\n".join(lines)
         assert one.ping(other.pod, "-M", "dont", "-s", "9000") == 3
-        _shrink_path(two, 1300)
+        two.set_uplink_mtu(1300)
         assert one.ping(other.pod, "-M", "dont", "-s", "1400") == 3
         with one.socket(socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,6 +138,29 @@ class Node:
         sock.settimeout(2)
         return sock
 
+    def transfer(self, other: "Node", data: bytes, *, seconds: float = 60) -> bytes:
+        """What arrives of a TCP stream from this node's pod to another's."""
+        with self.socket(socket.SOCK_STREAM) as out, other.socket(socket.SOCK_STREAM) as listener:
+            listener.bind((other.pod, 9001))
+            listener.listen()
+            out.settimeout(seconds)
+            out.connect((other.pod, 9001))
+            incoming, _ = listener.accept()
+            with incoming:
+                incoming.settimeout(seconds)
+
+                def send() -> None:
+                    out.sendall(data)
+                    out.shutdown(socket.SHUT_WR)
+
+                sender = threading.Thread(target=send)
+                sender.start()
+                received = b""
+                while part := incoming.recv(1 << 20):
+                    received += part
+                sender.join()
+        return received
+
     def flow(self, other: "Node", *, rate: int = 1000, seconds: float = 3, size: int = 64, port: int = 9000) -> Flow:
         """Datagrams from this node's pod to another's."""
         return Flow(
@@ -206,6 +230,12 @@ class Cluster:
         ip("-n", pod, "addr", "add", f"{node.pod}/32", "dev", "eth0")
         ip("-n", pod, "route", "add", "169.254.1.1", "dev", "eth0", "scope", "link")
         ip("-n", pod, "route", "add", "default", "via", "169.254.1.1")
+
+    def set_uplink_mtu(self, mtu: int) -> None:
+        """Bytes, of all nodes."""
+        for node in self.nodes:
+            ip("-n", self._switch, "link", "set", f"port{node.number}", "mtu", str(mtu))
+            node.ip("link", "set", "eth0", "mtu", str(mtu))
 
     def tunnel(self, device: str = "tunl0", encapsulation: str = "ipip") -> None:
         """Tunnel devices, all routes on them, engines."""

@@ -10,8 +10,8 @@ import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
+from calico_py.dataplane.tunnel.errors import TunnelError
 from calico_py.dataplane.tunnel.packets import PROTO_ICMP, PROTO_ICMPV6
-from calico_py.dataplane.tunnel.tun import TunnelError
 
 _SOL_RAW = 255
 _ICMP_FILTER = 1

@@ -19,10 +19,10 @@ from typing import Any
 from calico_py.dataplane.tunnel import rtnl, tun
 from calico_py.dataplane.tunnel.alias import Endpoint, parse_alias
 from calico_py.dataplane.tunnel.answers import Answers
-from calico_py.dataplane.tunnel.forwarder import DeviceGoneError, Forwarder
+from calico_py.dataplane.tunnel.errors import DeviceGoneError, TunnelError
+from calico_py.dataplane.tunnel.forwarder import Forwarder
 from calico_py.dataplane.tunnel.framing import open_framing, receive_drops
 from calico_py.dataplane.tunnel.stats import Stats, write_report
-from calico_py.dataplane.tunnel.tun import TunnelError
 from calico_py.model.kernel import Link, Route
 from calico_py.model.net import InvalidError
 

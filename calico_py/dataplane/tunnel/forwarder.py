@@ -9,8 +9,9 @@ import os
 import struct
 import time
 
-from calico_py.dataplane.tunnel import packets
+from calico_py.dataplane.tunnel import packets, vnet
 from calico_py.dataplane.tunnel.answers import Answers
+from calico_py.dataplane.tunnel.errors import DeviceGoneError
 from calico_py.dataplane.tunnel.framing import Framing, Hop, path_mtu
 from calico_py.dataplane.tunnel.lookup import RouteTable
 from calico_py.dataplane.tunnel.rtnl import Rtnl
@@ -22,10 +23,6 @@ _MAX_HOPS = 65536  # inner destinations remembered; beyond that all are looked u
 
 # Of an inner header: version and length, TOS, fragment field, protocol, destination.
 _FIELDS = struct.Struct("!BBxxxxHxBxx4x4s")
-
-
-class DeviceGoneError(Exception):
-    """The device was deleted under the descriptor."""
 
 
 class Forwarder:
@@ -70,11 +67,11 @@ class Forwarder:
         """
         framing, fd, view, buffer, hops = self.framing, self._fd, self._view, self._buffer, self._hops
         prefix, sendto, unpack, readv = framing.prefix, framing.sock.sendto, _FIELDS.unpack_from, os.readv
-        room = [view[prefix:]]
+        room: tuple[bytearray, memoryview] = (bytearray(vnet.HEADER_SIZE), view[prefix:])
         count = size = 0
         for _ in range(BATCH):
             try:
-                length = readv(fd, room)
+                length = readv(fd, room) - vnet.HEADER_SIZE
             except BlockingIOError:
                 break
             except OSError as error:
@@ -105,7 +102,7 @@ class Forwarder:
             DeviceGoneError: it was deleted.
         """
         framing, fd, view, buffer = self.framing, self._fd, self._view, self._buffer
-        receive, write, outer_header = framing.sock.recv_into, os.write, framing.outer_header
+        receive, writev, describe, outer_header = framing.sock.recv_into, os.writev, vnet.describe, framing.outer_header
         local = framing.endpoint.local.packed
         count = size = start = 0
         for _ in range(BATCH):
@@ -121,14 +118,15 @@ class Forwarder:
                 ordinary = buffer[16:20] == local != buffer[12:16]
                 if not ordinary and not self._accept_outer(view[:start], local):
                     continue
-            length = packets.ipv4_length(view[start:end])
-            if not length:
+            described = describe(buffer, start, end)
+            if described is None:
                 self._stats.drops["malformed packet from a node"] += 1
                 continue
+            length, header = described
             if outer_header and buffer[1] & 1 and not self._carry_ecn(view[start:end], buffer[1]):
                 continue
             try:
-                write(fd, view[start : start + length])
+                writev(fd, (header, view[start : start + length]))
             except OSError as error:
                 self._device_failed(error)
                 continue

@@ -15,8 +15,8 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 from calico_py.dataplane.tunnel.alias import Encapsulation, Endpoint
+from calico_py.dataplane.tunnel.errors import TunnelError
 from calico_py.dataplane.tunnel.packets import DONT_FRAGMENT, IPV4_HEADER, PROTO_IPIP
-from calico_py.dataplane.tunnel.tun import TunnelError
 
 # linux/in.h, asm-generic/socket.h: missing from Python's socket module
 _IP_MTU_DISCOVER = 10

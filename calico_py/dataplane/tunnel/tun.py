@@ -7,25 +7,29 @@ import os
 import socket
 import struct
 
+from calico_py.dataplane.tunnel.errors import TunnelError
+from calico_py.dataplane.tunnel.vnet import HEADER_SIZE
+
 _TUN_PATH = "/dev/net/tun"
 # linux/if_tun.h, linux/sockios.h
 _TUNSETIFF = 0x400454CA
 _TUNGETIFF = 0x800454D2
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
 _IFF_PERSIST = 0x0800
+_TUNSETOFFLOAD = 0x400454D0
+_TUNSETVNETHDRSZ = 0x400454D8
 _SIOCSIFTXQLEN = 0x8943
 
 # Packets: half a second at 10,000 a second, in case the engine has to wait for a processor.
 QUEUE_LENGTH = 5000
 
 
-class TunnelError(Exception):
-    """The engine cannot work; the message says why and what to do."""
-
-
 def attach(name: str) -> int | None:
     """A descriptor that reads what the kernel sends by the device, and whose writes the kernel receives.
+
+    Each packet has a header of vnet.HEADER_SIZE bytes in front of it. What is read is finished and cut to the MTU.
 
     Returns:
         The descriptor, not blocking; None if the device went away meanwhile.
@@ -51,7 +55,10 @@ def attach(name: str) -> int | None:
 
 def _set_device(fd: int, name: str) -> bool:
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR))
+        # Whoever was attached before may have set them otherwise.
+        fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", HEADER_SIZE))
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
     except OSError as error:
         raise TunnelError(f"{name}: {_explain(error)}") from None
     answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(40))

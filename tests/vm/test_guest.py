@@ -1,0 +1,64 @@
+"""The harness itself: what a script says and how it ends comes back, and nothing of a guest stays."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.vm.guest import GuestError, run_in_vm, run_pytest_in_vm
+from tests.vm.guest_kernel import UnavailableError, prepare
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _available() -> None:
+    try:
+        prepare()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def _guests() -> set[str]:
+    """Process ids of QEMUs that run a guest of ours, of this test run or another."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes()
+        except OSError:
+            continue
+        if words.startswith(b"qemu-system") and b"calico-py-vm-" in words:
+            found.add(entry.parent.name)
+    return found
+
+
+def test_status_output_and_kernel() -> None:
+    done = run_in_vm("uname -r; modprobe ipip && ip -o link show tunl0; touch /etc/guest; echo oops >&2; exit 3")
+    assert done.status == 3
+    assert "tunl0@NONE: <NOARP> mtu 1480" in done.output
+    assert "oops" in done.output
+    assert not Path("/etc/guest").exists()
+
+
+def test_script_that_does_not_end_is_killed() -> None:
+    before = _guests()
+    with pytest.raises(GuestError, match=r"not done within 15 s(.|\n)*last words"):
+        run_in_vm("echo last words; sleep 1000", timeout=15)
+    assert _guests() <= before
+
+
+def test_guest_that_dies_is_told() -> None:
+    with pytest.raises(GuestError, match="the guest died"):
+        run_in_vm("echo c > /proc/sysrq-trigger", timeout=60)
+
+
+def test_pytest_in_the_guest(tmp_path: Path) -> None:
+    (tmp_path / "test_there.py").write_text(
+        "import os, pathlib\n"
+        "from calico_py.model.names import IPIP_DEVICE\n"
+        "def test_kernel(): assert '-amd64' in os.uname().release and os.environ['CALICO_PY_VM'] == '1'\n"
+        "def test_fails(): assert IPIP_DEVICE == 'something else'\n"
+    )
+    done = run_pytest_in_vm(tmp_path / "test_there.py", "-q")
+    assert done.status == 1
+    assert "1 failed, 1 passed" in done.output
+    assert "'tunl0' == 'something else'" in done.output
