@@ -1,16 +1,19 @@
-"""What changes in the kernel, by anyone: rtnetlink's multicast groups as a stream of KernelEvents.
+"""What changes in the kernel, by anyone: the multicast groups of rtnetlink and nftables as a stream of KernelEvents.
 
 The kernel tells less than happens: the IPv4 routes of a device that goes down, and those of one that loses its last
 IPv4 address, vanish without an event of their own (fib_sync_down_dev, fib_disable_ip). Who follows routes has to
 conclude that from the events of links and addresses.
 """
 
+import asyncio
 import collections
 import errno
-from collections.abc import AsyncIterator, Iterator
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Self
 
-from calico_py.dataplane import nlmsg, object_codec, route_codec, rtnl_socket
+from calico_py.dataplane import nft_events, nlmsg, object_codec, route_codec, rtnl_socket
 from calico_py.model.kernel import KernelEvent, KernelObject
 
 # enum rtnetlink_groups of linux/rtnetlink.h
@@ -28,6 +31,8 @@ _GROUPS = (
     _GROUP_IPV6_IFADDR,
     _GROUP_IPV6_ROUTE,
 )
+_log = logging.getLogger(__name__)
+
 _REMOVALS = (
     object_codec.RTM_DELLINK,
     object_codec.RTM_DELADDR,
@@ -40,7 +45,15 @@ class Monitor(AsyncIterator[KernelEvent]):
     """Listens from its making on, until it is closed."""
 
     def __init__(self) -> None:
-        self._socket = rtnl_socket.open_socket(_GROUPS)
+        self._parsers: dict[socket.socket, Callable[[bytes], Iterable[KernelEvent]]] = {}
+        self._parsers[rtnl_socket.open_socket(_GROUPS)] = parse_events
+        try:
+            self._parsers[nft_events.open_socket()] = nft_events.parse_events
+        except OSError as error:
+            if error.errno not in (errno.EPROTONOSUPPORT, errno.ENOENT):
+                self.close()
+                raise
+            _log.warning("this kernel has no nftables: changes of its tables are not told (%s)", error)
         self._ready: collections.deque[KernelEvent] = collections.deque()
 
     def __aiter__(self) -> Self:
@@ -49,19 +62,41 @@ class Monitor(AsyncIterator[KernelEvent]):
     async def __anext__(self) -> KernelEvent:
         """The next event; one of kind None where the kernel had to drop some."""
         while not self._ready:
-            try:
-                self._ready.extend(parse_events(await rtnl_socket.receive(self._socket)))
-            except nlmsg.TruncatedError:  # larger than what was received
-                return KernelEvent(kind=None)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                return KernelEvent(kind=None)
+            for sock, parse in self._parsers.items():
+                self._ready.extend(_read(sock, parse))
+            if not self._ready:
+                await self._wait()
         return self._ready.popleft()
+
+    async def _wait(self) -> None:
+        """Until one of the sockets has something to read."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        for sock in self._parsers:
+            loop.add_reader(sock, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            for sock in self._parsers:
+                loop.remove_reader(sock)
 
     def close(self) -> None:
         """Stop listening."""
-        self._socket.close()
+        for sock in self._parsers:
+            sock.close()
+
+
+def _read(sock: socket.socket, parse: Callable[[bytes], Iterable[KernelEvent]]) -> Iterable[KernelEvent]:
+    try:
+        return list(parse(sock.recv(rtnl_socket.DATAGRAM)))
+    except BlockingIOError:
+        return ()
+    except nlmsg.TruncatedError:  # larger than what was received
+        return (KernelEvent(kind=None),)
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:
+            raise
+        return (KernelEvent(kind=None),)
 
 
 def parse_events(data: bytes) -> Iterator[KernelEvent]:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from calico_py.model.kernel import NftTable
 
-OURS = "calico-py"  # tables of this name, and of names that begin with it and a hyphen, carry a digest
-_COMMENT = re.compile(r'^\tcomment "calico-py ([0-9a-f]+)"$', re.MULTILINE)
+_OURS = "calico-py"
+_COMMENT = re.compile(r'^\tcomment "calico-py ([0-9a-f]+), rules: (\d+)"$', re.MULTILINE)
+_CHAIN = re.compile(r"^\tchain \S+ \{\n(.*?)^\t\}", re.MULTILINE | re.DOTALL)
 
 
 class NftError(Exception):
@@ -20,6 +21,11 @@ class NftError(Exception):
 
 class NftMissingError(NftError):
     """There is no program nft in PATH."""
+
+
+def is_ours(name: str) -> bool:
+    """Whether a table of that name is calico-py's: it, and those whose names continue with a hyphen."""
+    return name == _OURS or name.startswith(f"{_OURS}-")
 
 
 async def list_tables() -> list[NftTable]:
@@ -36,7 +42,7 @@ async def list_tables() -> list[NftTable]:
         if "table" not in entry:
             continue
         family, name = entry["table"]["family"], entry["table"]["name"]
-        digest = await _read_digest(family, name) if name == OURS or name.startswith(f"{OURS}-") else ""
+        digest = await _read_digest(family, name) if is_ours(name) else ""
         tables.append(NftTable(family, name, digest=digest))
     return tables
 
@@ -49,7 +55,15 @@ async def _read_digest(family: str, name: str) -> str:
     except NftError:
         return ""  # it went away in between
     found = _COMMENT.search(text)
-    return found.group(1) if found else ""
+    if found is None or count_rules(text) != int(found.group(2)):
+        return ""  # not as we made it, or rules were taken out or added since
+    return found.group(1)
+
+
+def count_rules(text: str) -> int:
+    """Rules in a table's text, ours or nft's: the lines of its chains but for that of the hook."""
+    lines = (line.strip() for chain in _CHAIN.findall(text) for line in chain.splitlines())
+    return sum(not line.startswith("type ") for line in lines)
 
 
 async def put_table(table: NftTable) -> None:
@@ -59,7 +73,8 @@ async def put_table(table: NftTable) -> None:
         NftError: nft is missing or refused.
     """
     head = f"table {table.family} {table.name}"
-    comment = f'\tcomment "calico-py {table.digest}"\n' if table.digest else ""
+    mark = f"calico-py {table.digest}, rules: {count_rules(table.rules)}"
+    comment = f'\tcomment "{mark}"\n' if table.digest else ""
     await _run("-f", "-", text=f"{head}\ndelete {head}\n{head} {{\n{comment}{table.rules}\n}}\n")
 
 

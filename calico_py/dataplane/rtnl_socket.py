@@ -20,7 +20,7 @@ _GET_STRICT_CHK = 12  # reads the filters of a dump, and dumps no cached excepti
 
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 _BUFFER = 8 << 20
-_DATAGRAM = 64 << 10  # the kernel fills 32 KiB at most when it dumps (netlink_dump)
+DATAGRAM = 64 << 10  # the kernel fills 32 KiB at most when it dumps (netlink_dump)
 _BATCH = 256  # requests in one send: beyond some hundreds nothing is gained, and the loop waits longer
 _DUMP_ATTEMPTS = 20
 
@@ -33,9 +33,9 @@ class DumpRefusedError(OSError):
     """The kernel ended a dump with an error."""
 
 
-def open_socket(groups: Sequence[int] = ()) -> socket.socket:
-    """A non-blocking socket, member of the multicast groups (enum rtnetlink_groups)."""
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+def open_socket(groups: Sequence[int] = (), *, protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
+    """A non-blocking netlink socket, member of the protocol's multicast groups (enum rtnetlink_groups)."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
         sock.setblocking(False)
         with contextlib.suppress(PermissionError):  # without CAP_NET_ADMIN the default sizes must do
@@ -120,4 +120,4 @@ async def receive(sock: socket.socket) -> bytes:
     Raises:
         OSError: ENOBUFS when the kernel had more to say than the buffer holds.
     """
-    return await asyncio.get_running_loop().sock_recv(sock, _DATAGRAM)
+    return await asyncio.get_running_loop().sock_recv(sock, DATAGRAM)

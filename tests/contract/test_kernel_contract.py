@@ -340,6 +340,16 @@ async def test_nftables(world: World) -> None:
         assert await world.kernel.dump(NftTable) == [other]
 
 
+async def test_events_tell_of_tables_of_ours(world: World) -> None:
+    table, other = NftTable("inet", "calico-py", "\tchain one {\n\t}", "0123456789abcdef"), NftTable("ip", "others")
+    for change, removed in ((Put(table), False), (Delete(table), True)):
+        events = world.kernel.events()
+        assert await world.kernel.send([change, Put(other)]) == [None, None]
+        told = await read_events(events, NftTable)
+        assert KernelEvent(NftTable, removed, NftTable("inet", "calico-py")) in told
+        assert all(event.object != other for event in told)
+
+
 async def test_events_tell_what_a_dump_would_show(world: World) -> None:
     ifindex = await world.uplink(IPv4Interface("192.168.1.11/24"))
     neigh = Neigh(ifindex, NODE2, "02:00:00:00:00:02")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any, Self, cast
 
-from calico_py.dataplane import refusals
+from calico_py.dataplane import nft_tool, refusals
 from calico_py.dataplane.route_codec import normalise
 from calico_py.model.kernel import (
     Addr,
@@ -184,6 +184,7 @@ class FakeKernel:
                 self._sysctls[obj.name] = obj.value
             case NftTable():
                 self._tables[obj.family, obj.name] = obj
+                self._tell_table(obj)
 
     def _delete(self, obj: KernelObject) -> None:
         match obj:
@@ -212,7 +213,8 @@ class FakeKernel:
                     raise _refused(errno.ENOENT)
                 self._tell(obj, removed=True)
             case NftTable():
-                self._tables.pop((obj.family, obj.name), None)
+                if self._tables.pop((obj.family, obj.name), None) is not None:
+                    self._tell_table(obj, removed=True)
             case Sysctl():
                 raise AssertionError(obj)
 
@@ -380,6 +382,10 @@ class FakeKernel:
     def _tell(self, obj: KernelObject, *, removed: bool = False) -> None:
         for queue in self._listeners:
             queue.put_nowait(KernelEvent(type(obj), removed, obj))
+
+    def _tell_table(self, table: NftTable, *, removed: bool = False) -> None:
+        if nft_tool.is_ours(table.name):
+            self._tell(NftTable(table.family, table.name), removed=removed)
 
     def routes(self) -> Iterator[Route]:
         """All routes now, for assertions."""

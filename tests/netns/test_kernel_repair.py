@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 
@@ -35,7 +35,8 @@ class Node:
     async def apply(self) -> None:
         """The tunnel and so many routes through it, as an agent's plan would have them."""
         status = await self.ipip.apply(TUNNEL)
-        assert status.problem == ""
+        if status.problem:
+            return  # a device that is just going; the next event tells that it is gone
         wanted = [via(status.ifindex, n) for n in range(self.count)]
         wanted.append(Route(IPv4Network("10.244.1.0/26"), RouteType.BLACKHOLE, protocol=80))
         wanted.append(Route(IPv6Network("fd00:1::/64"), RouteType.BLACKHOLE, protocol=80, metric=1024))
@@ -84,10 +85,10 @@ async def node() -> AsyncIterator[Node]:
         namespace.close()
 
 
-async def seconds_until(condition: Callable[[], bool]) -> float:
+async def seconds_until(condition: Callable[[], Awaitable[bool]]) -> float:
     """How long it took until the condition held; fails after five seconds."""
     start = time.monotonic()
-    while not await asyncio.to_thread(condition):
+    while not await condition():
         assert time.monotonic() - start < 5, "it never came"
         await asyncio.sleep(0.01)
     return time.monotonic() - start
@@ -113,7 +114,20 @@ async def by_hand(node: Node, *commands: str) -> None:
     ],
 )
 async def test_what_a_hand_breaks_is_whole_again_within_a_second(node: Node, commands: list[str]) -> None:
+    """Watched by dumps, which are quick on a busy machine too; judged by ip(8)."""
     node.count = 50
+
+    async def back() -> bool:
+        links = {link.name: link for link in await node.kernel.dump(Link)}
+        routes = [route for route in await node.kernel.dump(Route) if route.protocol == 80]
+        addresses = {(addr.ifindex, addr.interface) for addr in await node.kernel.dump(Addr)}
+        tunnel = links.get("tunl0", Link(""))
+        through = [route for route in routes if route.next_hops == via(tunnel.ifindex, 0).next_hops]
+        return (
+            (tunnel.up, tunnel.mtu) == (True, 1480)
+            and (len(routes), len(through)) == (52, 50)
+            and (tunnel.ifindex, IPv4Interface("10.244.1.0/32")) in addresses
+        )
 
     def whole() -> bool:
         routes = node.namespace.run("ip", "route", "show", "proto", "80").stdout
@@ -128,9 +142,11 @@ async def test_what_a_hand_breaks_is_whole_again_within_a_second(node: Node, com
         )
 
     async with node.following():
-        await seconds_until(whole)
+        await seconds_until(back)
+        assert whole()
         await by_hand(node, *commands)
-        assert await seconds_until(whole) < REPAIRED_WITHIN
+        assert await seconds_until(back) < REPAIRED_WITHIN
+        assert whole()
 
 
 async def test_without_the_follower_nothing_is_repaired(node: Node) -> None:

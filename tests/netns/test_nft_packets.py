@@ -4,10 +4,11 @@ Three namespaces: a pod behind ``cali0``, the node, and a neighbour that has the
 stranger, and of a host far away.
 """
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 
@@ -62,8 +63,9 @@ PEER_SCRIPT = f"""
 class Wires:
     """The three namespaces and the table of the middle one."""
 
-    def __init__(self, pod: Namespace, node: Namespace, peer: Namespace, nft: NftReconciler) -> None:
-        self.pod, self.node, self.peer, self.nft = pod, node, peer, nft
+    def __init__(self, pod: Namespace, node: Namespace, peer: Namespace, kernel: LinuxKernel) -> None:
+        self.pod, self.node, self.peer, self.kernel = pod, node, peer, kernel
+        self.nft = NftReconciler(kernel)
 
     def dropped(self, comment: str) -> int:
         """Packets that the rule with that comment has dropped."""
@@ -89,7 +91,7 @@ async def wires() -> AsyncIterator[Wires]:
             namespace.run("sh", "-ec", script)
         stack.enter_context(node.entered())
         async with LinuxKernel() as kernel:
-            yield Wires(pod, node, peer, NftReconciler(kernel))
+            yield Wires(pod, node, peer, kernel)
 
 
 @contextmanager
@@ -209,14 +211,39 @@ async def test_what_came_through_the_tunnel_keeps_its_source(wires: Wires) -> No
     assert source_seen(wires, POD, FAR) == POD
 
 
-async def test_a_table_that_someone_else_broke_is_replaced_whole(wires: Wires) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flush ruleset",
+        "delete table inet calico-py",
+        "flush table inet calico-py",
+        "flush chain inet calico-py tunnel",
+        "insert rule inet calico-py tunnel accept",
+        "delete table inet calico-py; add table inet calico-py; add chain inet calico-py mine",
+    ],
+)
+async def test_what_someone_does_to_the_table_is_heard_and_undone(wires: Wires, command: str) -> None:
     assert await wires.nft.apply(FIREWALL) == ""
     before = wires.table()
-    wires.node.run("nft", "delete table inet calico-py")
-    wires.node.run("nft", "add table inet calico-py; add chain inet calico-py mine")
-    await wires.nft.resync()
+    events = wires.kernel.events()
+    wires.node.run("nft", command)
+    while not wires.nft.on_event(await asyncio.wait_for(anext(events), 1)):
+        pass
     assert await wires.nft.apply(FIREWALL) == ""
     assert wires.table() == before
+
+
+async def test_our_own_writing_settles(wires: Wires) -> None:
+    """Its echo calls for a reading, and that for nothing more."""
+    events = wires.kernel.events()
+    for _ in range(3):
+        assert await wires.nft.apply(FIREWALL) == ""
+        with suppress(TimeoutError):
+            while True:
+                wires.nft.on_event(await asyncio.wait_for(anext(events), WAIT))
+    generation = wires.node.run("nft", "-a", "list", "ruleset").stdout
+    assert await wires.nft.apply(FIREWALL) == ""
+    assert wires.node.run("nft", "-a", "list", "ruleset").stdout == generation
 
 
 async def test_tables_of_others_stay(wires: Wires) -> None:
