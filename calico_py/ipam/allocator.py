@@ -24,7 +24,7 @@ from calico_py.ipam.rules import cooldown_of
 from calico_py.ipam.search import Search, Want
 from calico_py.ipam.tasks import Tasks, pause
 from calico_py.ipam.tunnels import keep_tunnel_address, tunnel_pools
-from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
+from calico_py.model.blocks import Attribute, BlockAffinity, IPAMBlock, IPAMConfiguration
 from calico_py.model.net import Address, Family, Network, family
 from calico_py.model.pools import AllowedUse, IPPool
 from calico_py.model.store import Store, StoreError
@@ -294,6 +294,14 @@ class Allocator:
         """Give an empty block back for whichever node has it, unless it was written since it was seen so."""
         assert block.node is not None
         return await self._search.release_block(block.cidr, block.node, self.cooldown, block.sequence_number)
+
+    async def resolve(self, affinity: BlockAffinity) -> None:
+        """Finish or undo a claim or release of whichever node that nobody goes on with."""
+        await self._search.resolve(affinity.cidr, affinity.node, self.cooldown)
+
+    async def repair(self) -> None:
+        """Settle this node's claims: to be called when an affinity of the node is seen that is not confirmed."""
+        await self._search.load(again=True)
 
     def forget_foreign_blocks(self) -> None:
         """Drop other nodes' blocks from memory; they are read again when needed."""

@@ -178,6 +178,14 @@ class Claims:
             await delete_marked(self._store, BLOCK_AFFINITIES, affinity)
         return True
 
+    async def resolve(self, cidr: Network, node: str, *, cooldown: timedelta) -> None:
+        """Finish or undo, for whichever node, a claim or release that nobody goes on with.
+
+        An affinity without a block of its node goes, and so does an empty block; a block in use is confirmed.
+        """
+        if not await self.release(cidr, node, cooldown=cooldown):
+            await self._confirm_again(cidr, node)
+
     async def _confirm_again(self, cidr: Network, node: str) -> None:
         """The owner used the block before it could be deleted: its claim stands as it was."""
         affinity, block = await self._find_affinity(node, cidr), await self._writer.read(cidr)

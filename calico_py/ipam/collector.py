@@ -10,8 +10,8 @@ from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.commits import BlockGoneError
 from calico_py.ipam.garbage import Judgement, Memory, PodName, PodView, Verdict, View, judge, living_addresses, verdict
 from calico_py.ipam.requests import IPAMError, Released
-from calico_py.model.blocks import IPAMBlock, IPAMHandle
-from calico_py.model.kinds import IPAM_BLOCKS, IPAM_HANDLES
+from calico_py.model.blocks import BlockAffinity, IPAMBlock, IPAMHandle
+from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS, IPAM_HANDLES
 from calico_py.model.net import Network
 from calico_py.model.store import ConflictError, NotFoundError, Store
 
@@ -69,12 +69,16 @@ class Collector:
         # Pods come after the blocks: a pod whose address is in a block by then is among them, or is dead.
         found = (await self._store.list(IPAM_BLOCKS)).items
         handles = (await self._store.list(IPAM_HANDLES)).items
-        view = View([block for block in found if not block.deleted], self._living_nodes(), await self._pods(), handles)
+        affinities = (await self._store.list(BLOCK_AFFINITIES)).items
+        standing = [block for block in found if not block.deleted]
+        view = View(standing, self._living_nodes(), await self._pods(), handles, affinities)
         judgement = judge(view, self._memory, now=self._now(), grace=grace, cooldown=self._allocator.cooldown)
         self._memory = judgement.memory
         released = await self._release(view, judgement)
         for cidr in judgement.tidy:
             await self._tidy(cidr)
+        for affinity in judgement.affinities:
+            await self._resolve(affinity)
         gone = [block.cidr for block in judgement.blocks if await self._release_block(block)]
         dropped = [handle.handle_id for handle in judgement.handles if await self._drop(handle)]
         self._allocator.forget_foreign_blocks()
@@ -114,9 +118,15 @@ class Collector:
     async def _release_block(self, block: IPAMBlock) -> bool:
         try:
             return await self._allocator.release_block(block)
-        except (ConflictError, IPAMError) as error:
+        except (ConflictError, NotFoundError, IPAMError) as error:
             log.info("block %s stays for now: %s", block.cidr, error)
             return False
+
+    async def _resolve(self, affinity: BlockAffinity) -> None:
+        try:
+            await self._allocator.resolve(affinity)
+        except (ConflictError, NotFoundError, IPAMError) as error:
+            log.info("affinity %s stays for now: %s", affinity.meta.name, error)
 
     async def _drop(self, handle: IPAMHandle) -> bool:
         meta = handle.meta

@@ -13,7 +13,7 @@ from enum import Enum
 
 from calico_py.ipam.blocks import WINDOWS_RESERVED, Allocation, allocations, borrowed, is_empty, parse_time, thaw
 from calico_py.ipam.requests import Release
-from calico_py.model.blocks import IPAMBlock, IPAMHandle
+from calico_py.model.blocks import AffinityState, BlockAffinity, IPAMBlock, IPAMHandle
 from calico_py.model.names import LABEL_BORROWED, warm_handle
 from calico_py.model.net import Address, Network
 
@@ -45,13 +45,14 @@ class View:
     """The cluster at one moment.
 
     Attributes:
-        pods: by (namespace, name). handles: all of them.
+        blocks: without those that are marked deleted. pods: by (namespace, name). handles, affinities: all of them.
     """
 
     blocks: Collection[IPAMBlock]
     nodes: Collection[str]
     pods: Mapping[PodName, PodView]
     handles: Collection[IPAMHandle] = ()
+    affinities: Collection[BlockAffinity] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Judgement:
         memory: since when each candidate has been seen unchanged.
         releases: leaked addresses. blocks: empty ones, to be released from their nodes.
         tidy: blocks to be written for an address that has cooled down or a label that is wrong.
-        handles: that hold nothing.
+        handles: that hold nothing. affinities: without a block, or on the way to a deletion that nobody goes on with.
     """
 
     memory: Memory
@@ -70,6 +71,7 @@ class Judgement:
     blocks: tuple[IPAMBlock, ...] = ()
     tidy: tuple[Network, ...] = ()
     handles: tuple[IPAMHandle, ...] = ()
+    affinities: tuple[BlockAffinity, ...] = ()
 
 
 class Verdict(Enum):
@@ -104,6 +106,7 @@ def judge(view: View, memory: Memory, *, now: datetime, grace: timedelta, cooldo
         blocks=tuple(_empty_blocks(view, watch, grace, cooldown)),
         tidy=tuple(b.cidr for b in view.blocks if _needs_writing(b, now=now, cooldown=cooldown)),
         handles=tuple(_idle_handles(view, watch, grace)),
+        affinities=tuple(_lost_affinities(view, watch, grace)),
         memory=watch.memory,
     )
 
@@ -186,3 +189,15 @@ def _idle_handles(view: View, watch: _Watch, grace: timedelta) -> Iterable[IPAMH
         subject = ("handle", f"{handle.meta.name} {handle.meta.uid} {handle.meta.resource_version}", 0)
         if handle.handle_id not in used and watch.for_at_least(subject, grace):
             yield handle
+
+
+def _lost_affinities(view: View, watch: _Watch, grace: timedelta) -> Iterable[BlockAffinity]:
+    owners = {block.cidr: block.node for block in view.blocks}
+    for affinity in view.affinities:
+        if owners.get(affinity.cidr) == affinity.node and affinity.state is AffinityState.CONFIRMED:
+            continue
+        if affinity.type != "host":
+            continue
+        subject = ("affinity", f"{affinity.meta.name} {affinity.meta.resource_version}", 0)
+        if affinity.node not in view.nodes or watch.for_at_least(subject, grace):
+            yield affinity

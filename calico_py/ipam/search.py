@@ -177,6 +177,11 @@ class Search:
                 self.own.remove(cidr)
             return released
 
+    async def resolve(self, cidr: Network, node: str, cooldown: timedelta) -> None:
+        """See Claims."""
+        async with self._exclusive():
+            await self._claims.resolve(cidr, node, cooldown=cooldown)
+
     async def _find(self, want: Want) -> None:
         for _ in range(RETRIES):
             await self._take_own(want)
