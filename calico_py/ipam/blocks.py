@@ -37,7 +37,7 @@ class Allocation:
     @property
     def handle(self) -> str:
         """The handle without what a faulty migration from host-local appended to it; empty if there is none."""
-        return (self.attribute.handle_id or "").split("\r")[0]
+        return _handle(self.attribute)
 
     @property
     def node(self) -> str:
@@ -48,6 +48,10 @@ class Allocation:
     def cooling(self) -> bool:
         """Released, but not free yet."""
         return bool(self.attribute.released_at)
+
+
+def _handle(attribute: Attribute) -> str:
+    return (attribute.handle_id or "").split("\r")[0]
 
 
 def format_time(at: datetime) -> str:
@@ -111,9 +115,9 @@ def allocation_at(block: IPAMBlock, ordinal: int) -> Allocation | None:
 
 def held_by(block: IPAMBlock, handle_id: str) -> list[Allocation]:
     """The addresses of a handle in this block."""
-    if not any(a.handle_id and a.handle_id.startswith(handle_id) for a in block.attributes):
-        return []
-    return [a for a in allocations(block) if a.handle == handle_id]
+    wanted = {i for i, attribute in enumerate(block.attributes) if _handle(attribute) == handle_id}
+    ordinals = [o for o, index in enumerate(block.allocations) if index in wanted] if wanted else []
+    return [found for o in ordinals if (found := allocation_at(block, o)) is not None]
 
 
 def free_count(block: IPAMBlock, reserved: Collection[Network] = ()) -> int:
@@ -130,7 +134,13 @@ def _assignable(block: IPAMBlock, reserved: Collection[Network]) -> Iterator[int
 
 def is_empty(block: IPAMBlock) -> bool:
     """Nobody holds an address of it, and none cools down."""
-    return all(a.handle.lower() == WINDOWS_RESERVED for a in allocations(block))
+    return all(_handle(owner).lower() == WINDOWS_RESERVED for owner in _owners(block))
+
+
+def _owners(block: IPAMBlock) -> Iterator[Attribute]:
+    """The attributes to which allocations refer, each once: in a large block far fewer steps than allocations."""
+    for index in {index for index in block.allocations if index is not None}:
+        yield block.attributes[index] if index < len(block.attributes) else Attribute()
 
 
 def assign_next(
@@ -196,7 +206,10 @@ def release(block: IPAMBlock, ordinals: Collection[int], *, now: datetime, coold
 
 def thaw(block: IPAMBlock, *, now: datetime, cooldown: timedelta, early: int = 0) -> IPAMBlock:
     """Free ordinals whose cooldown has passed, and ``early`` more before their time: first released, first freed."""
-    cooling = sorted((parse_time(a.attribute.released_at), a.ordinal) for a in allocations(block) if a.cooling)
+    times = {i: parse_time(a.released_at) for i, a in enumerate(block.attributes) if a.released_at}
+    if not times:
+        return block
+    cooling = sorted((times[index], ordinal) for ordinal, index in enumerate(block.allocations) if index in times)
     due = sum(released + cooldown <= now for released, _ in cooling)
     return _free(block, [ordinal for _, ordinal in cooling[: due + early]])
 
@@ -241,13 +254,17 @@ def borrowed(block: IPAMBlock) -> list[Allocation]:
 
     One that cools down is nobody's, and one whose writer did not name a node counts as the block's own.
     """
-    return [a for a in allocations(block) if not a.cooling and (block.node is None or a.node not in ("", block.node))]
+    return [a for a in allocations(block) if _borrows(block, a.attribute)]
+
+
+def _borrows(block: IPAMBlock, owner: Attribute) -> bool:
+    return not owner.released_at and (block.node is None or owner.secondary.get("node", "") not in ("", block.node))
 
 
 def with_borrowed_label(block: IPAMBlock) -> IPAMBlock:
     """The block with the label ``projectcalico.org/borrowed`` if it has borrowed addresses, and without it if not."""
     labels = {key: value for key, value in block.meta.labels.items() if key != LABEL_BORROWED}
-    if borrowed(block):
+    if any(_borrows(block, owner) for owner in _owners(block)):
         labels[LABEL_BORROWED] = "true"
     if labels == block.meta.labels:
         return block
