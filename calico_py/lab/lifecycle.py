@@ -15,9 +15,11 @@ from collections.abc import Callable
 
 from calico_py.lab import control, namespaces
 from calico_py.lab.commands import LabError, require, run
+from calico_py.lab.processes import Identity, find_by_command
 from calico_py.lab.state import BASE, StateDir, base_lock, list_labs, write_json
 from calico_py.lab.topology import LabSpec, is_namespace_of
 
+_SUPERVISOR = "calico_py.lab.supervisor"
 _NETNS_DIR_MADE = "netns-directory-made"
 _KILL_WITHIN = 10.0  # seconds
 _REAP_WITHIN = 2.0  # seconds for the machine's first process, whose child the supervisor is
@@ -99,7 +101,7 @@ def _start_supervisor(state: StateDir) -> None:
     log = state.log("supervisor")
     with log.open("ab") as output:
         done = subprocess.run(
-            [sys.executable, "-m", "calico_py.lab.supervisor", state.name],
+            [sys.executable, "-m", _SUPERVISOR, state.name],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -127,13 +129,14 @@ def _last_words(state: StateDir) -> str:
 
 
 def _kill_supervisor(state: StateDir) -> None:
-    supervisor = state.read_supervisor()
-    if supervisor is None:
-        return
-    if not supervisor.kill(wait=_KILL_WITHIN):
-        raise LabError(f"lab {state.name}: its supervisor, process {supervisor.pid}, does not end on SIGKILL")
+    """SIGKILL the supervisor and whoever is about to become it; found by their command, as the state may be partial."""
+    pids = find_by_command("-m", _SUPERVISOR, state.name)
+    supervisors = [found for found in map(Identity.of, pids) if found]
+    for supervisor in supervisors:
+        if not supervisor.kill(wait=_KILL_WITHIN):
+            raise LabError(f"lab {state.name}: its supervisor, process {supervisor.pid}, does not end on SIGKILL")
     deadline = time.monotonic() + _REAP_WITHIN
-    while supervisor.listed and time.monotonic() < deadline:
+    while any(supervisor.listed for supervisor in supervisors) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

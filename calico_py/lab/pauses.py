@@ -4,6 +4,7 @@ import os
 import select
 from typing import Any
 
+from calico_py.lab.children import MARK
 from calico_py.lab.commands import LabError
 from calico_py.lab.nodes import LiveNode, pause_command
 from calico_py.lab.processes import host_pid
@@ -29,7 +30,8 @@ def start_pause(place: NodePlace, state: StateDir) -> LiveNode:
             (os.POSIX_SPAWN_OPEN, 2, str(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644),
         ]
         argv = pause_command(place)
-        pid = os.posix_spawnp(argv[0], argv, dict(os.environ), file_actions=actions, setsid=True)
+        environment = {**os.environ, MARK: f"{state.name}/{place.name}-pause"}
+        pid = os.posix_spawnp(argv[0], argv, environment, file_actions=actions, setsid=True)
         os.close(writing)
         writing = -1
         heard = os.read(reading, len(_READY)) if select.select([reading], [], [], _WITHIN)[0] else b""

@@ -100,6 +100,12 @@ def find_by_environment(entry: str) -> list[int]:
     return found
 
 
+def find_by_command(*words: str) -> list[int]:
+    """Host's ids of all processes whose arguments end with these."""
+    numbers = (int(process.name) for process in Path("/proc").iterdir() if process.name.isdecimal())
+    return [pid for pid in numbers if command_line(pid)[-len(words) :] == list(words)]
+
+
 def command_line(pid: int) -> list[str]:
     """The arguments of a process; empty if it is gone."""
     try:

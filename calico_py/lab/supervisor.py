@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from calico_py.lab import apiservers, control, environments, network, objects
 from calico_py.lab.api.definitions import shipped
 from calico_py.lab.api.kubeconfig import write_kubeconfig
 from calico_py.lab.cache import cache_directory
-from calico_py.lab.children import GRACE, Child, reap
+from calico_py.lab.children import GRACE, MARK, Child, reap
 from calico_py.lab.client import Api, ApiError
 from calico_py.lab.commands import LabError
 from calico_py.lab.namespaces import CLONE_NEWPID, unshare
@@ -74,6 +75,9 @@ class Supervisor:
             outcome: dict[str, Any] = {"result": "up"}
         except (LabError, InstallError, OSError) as error:
             outcome = {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it before this process ends
+            traceback.print_exc()
+            outcome = {"error": f"the supervisor failed: {error!r}"}
         async with self._changed:
             self._outcome = outcome
             self._changed.notify_all()
@@ -306,7 +310,7 @@ class Supervisor:
     def _speakers_own(self, node: str, process: str) -> list[Identity]:
         child = self._child(node, environments.SPEAKER)
         found = []
-        for pid in find_by_environment(f"LAB_PROCESS={child.mark}"):
+        for pid in find_by_environment(f"{MARK}={child.mark}"):
             if child.identity and pid == child.identity.pid:
                 continue
             words = " ".join(Path(word).name for word in command_line(pid))

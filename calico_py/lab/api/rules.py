@@ -104,7 +104,7 @@ def _evaluate(expression: str, before: Any, after: Any) -> Any:
         context.add_variable("oldSelf", before)
     try:
         return program.execute(context)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
         if "Undefined variable or function" not in str(error):
             raise _EvaluationError(str(error)) from None
         _complain(expression, str(error))
@@ -142,6 +142,8 @@ _Ip = Mapping[str, str]
 
 
 def _cidr(text: str) -> _Cidr:
+    if "/" not in text:
+        raise ValueError(f"{text!r} is no CIDR")
     return {"cidr": str(ipaddress.ip_interface(text))}
 
 
@@ -176,7 +178,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "containsIP": _contains_ip,
     "family": lambda ip: ipaddress.ip_address(ip["ip"]).version,
     "ip": _ip,
-    "isCIDR": _parses(ipaddress.ip_interface),
+    "isCIDR": _parses(_cidr),
     "isIP": _parses(ipaddress.ip_address),
     "masked": _masked,
     "prefixLength": lambda cidr: int(cidr["cidr"].partition("/")[2]),

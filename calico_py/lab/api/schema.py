@@ -27,6 +27,8 @@ _EMBEDDED = "x-kubernetes-embedded-resource"
 _JSON_TYPES: Mapping[type, str] = {
     dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"
 }  # fmt: skip
+_PLAIN_TYPES: Mapping[str, type] = {"string": str, "boolean": bool, "integer": int}
+_PLAIN_KEYS = frozenset({"type", "nullable", "description"})
 _STRING_MAP = {"type": "object", "additionalProperties": {"type": "string"}}
 _META = {
     "type": "object",
@@ -103,6 +105,23 @@ def _children(schema: Raw, value: Any, path: str) -> Iterator[tuple[Raw, Any, st
             yield schema["items"], member, f"{path}[{index}]"
 
 
+def _plain_members(schema: Raw, value: Any) -> bool:
+    """Whether all members are scalars of the one type that they may have: then there is nothing more to ask of them.
+
+    The lists of an IPAMBlock are such, and long.
+    """
+    if isinstance(value, list):
+        of, members = schema.get("items"), value
+    elif "properties" not in schema and isinstance(value, dict):
+        of, members = schema.get("additionalProperties"), list(value.values())
+    else:
+        return False
+    if not isinstance(of, Mapping) or not of.keys() <= _PLAIN_KEYS:
+        return False
+    wanted, nullable = _PLAIN_TYPES.get(of.get("type", "")), of.get("nullable")
+    return wanted is not None and all(type(each) is wanted or (each is None and nullable) for each in members)
+
+
 def _prune(schema: Raw, value: Any, path: str) -> Iterator[str]:
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
@@ -116,9 +135,10 @@ def _prune(schema: Raw, value: Any, path: str) -> Iterator[str]:
         for name, member in properties.items():
             if name in value and value[name] is None and not member.get("nullable"):
                 del value[name]
-    for member_schema, member, at in _children(schema, value, path):
-        if isinstance(member, dict | list):
-            yield from _prune(member_schema, member, at)
+    if not _plain_members(schema, value):
+        for member_schema, member, at in _children(schema, value, path):
+            if isinstance(member, dict | list):
+                yield from _prune(member_schema, member, at)
 
 
 def _default(schema: Raw, value: Any) -> None:
@@ -126,9 +146,10 @@ def _default(schema: Raw, value: Any) -> None:
         for name, member in (schema.get("properties") or {}).items():
             if "default" in member and name not in value:
                 value[name] = deepcopy(member["default"])
-    for member_schema, member, _ in _children(schema, value, ""):
-        if isinstance(member, dict | list):
-            _default(member_schema, member)
+    if not _plain_members(schema, value):
+        for member_schema, member, _ in _children(schema, value, ""):
+            if isinstance(member, dict | list):
+                _default(member_schema, member)
 
 
 def _validate(schema: Raw, value: Any, path: str) -> Iterator[Cause]:
@@ -145,8 +166,9 @@ def _validate(schema: Raw, value: Any, path: str) -> Iterator[Cause]:
         )
     for check in _CHECKS.get(type(value), ()):
         yield from check(schema, value, path)
-    for member_schema, member, at in _children(schema, value, path):
-        yield from _validate(member_schema, member, at)
+    if not _plain_members(schema, value):
+        for member_schema, member, at in _children(schema, value, path):
+            yield from _validate(member_schema, member, at)
     yield from _combinations(schema, value, path)
 
 
