@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from calico_py.agent.cluster_work import ClusterWork
 from calico_py.agent.config import AgentConfig
 from calico_py.agent.health import make_health, make_metrics_app, serve
 from calico_py.agent.learned import Learner
@@ -129,6 +130,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         dataplane=dataplane,
         wiring=wiring,
         loop=loop,
+        reactions=reactions,
     )
 
 
@@ -139,7 +141,9 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         surroundings=Surroundings(ready=agent.not_ready, families=agent.families, mtu=agent.pod_mtu),
         deferred=DeferredDels(STATE / "del"),
     )
-    reporter = Reporter(agent)
+    work = ClusterWork(agent)
+    agent.reactions.append(work.mark)
+    reporter = Reporter(agent, leader=lambda: work.holder, own_problems=work.own_problems)
     metrics = make_metrics()
     async with contextlib.AsyncExitStack() as ports, asyncio.TaskGroup() as tasks:
         await _listen(ports, agent.config, reporter, metrics)
@@ -155,6 +159,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
             "convergence": agent.loop.run(),
             "resync": _resync(agent),
             "network configuration": _install_conflist(agent),
+            "cluster work": work.run(),
         }
         if agent.config.bgp:
             parts["bgp"] = agent.learner.run()

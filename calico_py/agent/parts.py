@@ -1,5 +1,6 @@
 """Parts: the pieces of a running agent, and the few answers that need several of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from calico_py.agent.config import AgentConfig
@@ -29,6 +30,7 @@ class Parts:
     Attributes:
         server: address of the API server, for people.
         env_problems: where pools differ from the environment.
+        reactions: called when anything that is watched changed; they must not block.
     """
 
     config: AgentConfig
@@ -45,6 +47,7 @@ class Parts:
     wiring: NetlinkPodWiring
     loop: Loop
     env_problems: tuple[Problem, ...] = field(default=())
+    reactions: list[Callable[[], None]] = field(default_factory=list)
 
     def pools(self) -> tuple[IPPool, ...]:
         """The pools that may be used."""

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from calico_py.agent.loop import Pass
 from calico_py.agent.metrics import Metrics
@@ -13,7 +13,7 @@ from calico_py.agent.status import Status
 from calico_py.agent.status_build import StatusInputs, build_status
 from calico_py.model.bgp import LearnedRoutes
 from calico_py.model.cluster import ClusterState
-from calico_py.model.intent import Intent
+from calico_py.model.intent import Intent, Problem
 from calico_py.routing.mesh import as_number, router_id
 
 
@@ -22,11 +22,19 @@ class Reporter:
 
     Args:
         leader: name of the node whose agent leads, empty while there is none.
+        own_problems: what is wrong with this node and keeps it from being ready, though pods go on.
     """
 
-    def __init__(self, parts: Parts, *, leader: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        leader: Callable[[], str] = str,
+        own_problems: Callable[[], Sequence[Problem]] = tuple,
+    ) -> None:
         self._parts = parts
         self._leader = leader
+        self._own_problems = own_problems
         self._started = time.time()
         self._version = importlib.metadata.version("calico-py")
 
@@ -42,6 +50,7 @@ class Reporter:
         if last is not None:
             causes += last.applied.problems
             causes.append(self._receiver_missing(last))
+        causes += [problem.message for problem in self._own_problems()]
         return list(dict.fromkeys(cause for cause in causes if cause))
 
     def _receiver_missing(self, last: Pass) -> str:
@@ -90,7 +99,7 @@ class Reporter:
                 leader=self._leader(),
                 not_ready=self.not_ready(),
                 differences=parts.env_problems,
-                problems=(*intent.problems, *parts.view.problems()),
+                problems=(*intent.problems, *parts.view.problems(), *self._own_problems()),
                 failures=last.applied.problems if last is not None else (),
                 touched=parts.dataplane.touched(),
                 devices=parts.loop.devices,
