@@ -59,6 +59,7 @@ class Loop:
     Attributes:
         last: the latest pass; None before the first.
         problem: why there is no pass, as a sentence; empty if there are.
+        observe: called after each pass with the seconds of compute and of apply, and whether something was left undone.
         uplink_mtu: bytes, of the devices with the node's addresses. devices: names by ifindex.
     """
 
@@ -76,6 +77,7 @@ class Loop:
         tunnel_address: TunnelAddress,
     ) -> None:
         self.last: Pass | None = None
+        self.observe: Callable[[float, float, bool], None] = _unobserved
         self.problem = "not in sync with the API server yet"
         self.uplink_mtu: dict[Family, int] = {}
         self.devices: dict[int, str] = {}
@@ -135,9 +137,12 @@ class Loop:
             bgp=self._config.bgp,
         )
         learned = self._learner.learned()
+        started = time.monotonic()
         intent = compute_intent(state, learned, local)
+        computed = time.monotonic()
         own = self._own.addresses()
         applied = await self._dataplane.apply(intent, learned, own)
+        self.observe(computed - started, time.monotonic() - computed, bool(applied.failures or applied.problems))
         self.last = Pass(state, learned, intent, applied, receiver)
         self._publish(self.last)
         self._speaker.set(peers=intent.peers, advertisements=intent.advertisements)
@@ -199,6 +204,10 @@ class Loop:
             },
             labels={NODE_TUNNEL_ENGINE_LABEL: "userspace" if userspace else None},
         )
+
+
+def _unobserved(_compute: float, _apply: float, _undone: bool) -> None:
+    """Nobody measures."""
 
 
 def _is_announced(me: Node) -> bool:

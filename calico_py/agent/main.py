@@ -146,7 +146,8 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
     reporter = Reporter(agent, leader=lambda: work.holder, own_problems=work.own_problems)
     metrics = make_metrics()
     async with contextlib.AsyncExitStack() as ports, asyncio.TaskGroup() as tasks:
-        await _listen(ports, agent.config, reporter, metrics)
+        agent.loop.observe = metrics.observe_pass
+        await _listen(ports, agent.config, reporter, metrics, work)
         parts = {
             "reflectors": agent.view.run(),
             "kernel events": _follow_kernel(agent),
@@ -170,11 +171,17 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
             task.cancel()
 
 
-async def _listen(ports: contextlib.AsyncExitStack, config: AgentConfig, reporter: Reporter, metrics: Metrics) -> None:
+async def _listen(
+    ports: contextlib.AsyncExitStack, config: AgentConfig, reporter: Reporter, metrics: Metrics, work: ClusterWork
+) -> None:
+    def refresh() -> None:
+        reporter.refresh(metrics)
+        metrics.events_dropped.set(work.events_dropped)
+
     health = make_health(not_alive=reporter.not_alive, not_ready=reporter.not_ready, status=reporter.status)
     await ports.enter_async_context(serve(health, config.health_host, config.health_port))
     if config.metrics_port:
-        scraped = make_metrics_app(metrics, lambda: reporter.refresh(metrics))
+        scraped = make_metrics_app(metrics, refresh)
         await ports.enter_async_context(serve(scraped, config.metrics_host, config.metrics_port))
 
 

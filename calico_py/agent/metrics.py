@@ -23,7 +23,6 @@ class Metrics:
     Attributes:
         apply_seconds, compute_seconds: one apply to the kernel, one computation of the Intent.
         apply_failures: applies after which something is not as it should be.
-        repairs: routes, devices and the like that somebody removed and that were put back.
         cni_seconds: by verb and outcome (``ok``, or the CNI error's code).
         events_dropped: Events that were not posted, because too many were.
     """
@@ -32,7 +31,6 @@ class Metrics:
     compute_seconds: Histogram
     apply_seconds: Histogram
     apply_failures: Counter
-    repairs: Counter
     cni_seconds: Histogram
     events_dropped: Gauge
     leader: Gauge
@@ -50,6 +48,13 @@ class Metrics:
     problems: Gauge
     felix_routes: Gauge
     felix_hosts: Gauge
+
+    def observe_pass(self, compute: float, apply: float, undone: bool) -> None:
+        """One pass of the convergence: seconds of its two halves, and whether something was left undone."""
+        self.compute_seconds.observe(compute)
+        self.apply_seconds.observe(apply)
+        if undone:
+            self.apply_failures.inc()
 
     def observe(self, status: Status, *, leading: bool) -> None:
         """Set the gauges from the status."""
@@ -93,7 +98,6 @@ def make_metrics() -> Metrics:
         compute_seconds=histogram("calico_py_compute_seconds", "Time of one computation of the intent."),
         apply_seconds=histogram("calico_py_apply_seconds", "Time of one apply to the kernel."),
         apply_failures=Counter("calico_py_apply_failures", "Applies that left something undone.", registry=registry),
-        repairs=Counter("calico_py_repairs", "Kernel objects put back after somebody removed them.", registry=registry),
         cni_seconds=histogram("calico_py_cni_seconds", "Time of one CNI call in the agent.", "verb", "outcome"),
         events_dropped=gauge("calico_py_events_dropped", "Events not posted because too many were."),
         leader=gauge("calico_py_leader", "1 on the agent that does the cluster-wide work."),
