@@ -36,6 +36,7 @@ PROBE_EVERY = 4.0  # seconds; the kernel takes 3 to find that nobody answers ARP
 PROBES = 50  # in one round
 BGP_PORT = 179
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
+RELOAD_LIMIT = 30.0  # seconds for ExaBGP to load its configuration
 RETIRE_LIMIT = 3.0  # seconds for the withdrawals to a neighbour that is about to go
 MAX_PATHS = 100_000  # of one neighbour, to bound the memory; the agent's own limit is far below
 BACKLOG = 50_000  # lines above twice the table that may wait for an agent which does not read
@@ -160,6 +161,7 @@ class Bridge:
         self.save = False
         self._peers: set[str] | None = None  # as configured; None: those of the file that ExaBGP started with
         self._wanted: tuple[str, int] | None = None
+        self._give_up_at = 0.0
         self._probe_at: float | None = None
         self._delay = PROBE_FIRST
         self._digests: list[str] = []
@@ -376,6 +378,7 @@ class Bridge:
         for peer in peers:
             self.retired.pop(peer, None)
         self._wanted = (digest, len(peers))
+        self._give_up_at = now + RELOAD_LIMIT
         self._delay = PROBE_FIRST
         self._write("reload")
         self._probe_at = now + self._delay
@@ -391,6 +394,13 @@ class Bridge:
     def deadline(self) -> float | None:
         """When tick must be called."""
         return self._probe_at
+
+    def hopeless(self, now: float) -> bool:
+        """ExaBGP still has not loaded the file: only a new one will.
+
+        It drops every reload while an UPDATE for any peer waits, and waits for ever for one that reads nothing.
+        """
+        return self._wanted is not None and now > self._give_up_at
 
     def tick(self, now: float) -> None:
         """Ask ExaBGP whether it did what it was told."""
@@ -621,6 +631,9 @@ class Loop:
             if not handle(events):
                 return False
         bridge.tick(time.monotonic())
+        if bridge.hopeless(time.monotonic()):
+            _say(f"ExaBGP has not loaded its configuration within {RELOAD_LIMIT:.0f} s; it is to start again with it")
+            return False
         if bridge.overrun:
             self._drop_agent()
         if bridge.save:

@@ -30,6 +30,7 @@ class ExaBGPSpeaker:
 
     def __init__(self, files: SpeakerFiles | None = None) -> None:
         self._files = files or SpeakerFiles()
+        self._given: tuple[frozenset[Peer], frozenset[Advertisement]] | None = None
         self._peers: dict[Address, Peer] = {}
         self._wanted: dict[AnnouncementKey, str] | None = None  # None: nobody has said yet
         self._config, self._digest = "", ""
@@ -37,6 +38,9 @@ class ExaBGPSpeaker:
 
     def set(self, *, peers: frozenset[Peer], advertisements: frozenset[Advertisement]) -> None:
         """All sessions and announcements as they should be. What ExaBGP could not be told is logged and left out."""
+        if self._given == (peers, advertisements):
+            return
+        self._given = (peers, advertisements)
         usable: dict[Address, Peer] = {}
         for peer in sorted(peers, key=lambda peer: str(peer.address)):
             try:

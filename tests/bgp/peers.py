@@ -116,12 +116,18 @@ protocol bgp exa {{
         """The configuration file."""
         self.config.write_text(self._text.replace("OPTIONS", self.options).replace("ROUTES", self.routes))
 
-    def start(self) -> "Bird":
-        """Run it."""
+    def start(self, *, recover: bool = False) -> "Bird":
+        """Run it; as after a graceful restart if it is to recover."""
         self.write()
-        command = ("bird", "-f", "-c", str(self.config), "-s", str(self.control))
+        command = ("bird", "-f", "-c", str(self.config), "-s", str(self.control), *(["-R"] if recover else []))
         self._process = start(self.wire.them, *command, log=self.log)
         return self
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     def inject(self, routes: str) -> None:
         """Other static routes, by a soft reconfiguration."""
@@ -165,17 +171,17 @@ protocol bgp exa {{
 
 
 class Node:
-    """`calico-py speaker` in our namespace, started again when it ends, as a supervisor would."""
+    """`calico-py speaker` in our namespace or theirs, started again when it ends, as a supervisor would."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
-        self.files = SpeakerFiles(wire.folder / "run")
-        self.log = wire.folder / "speaker.log"
+    def __init__(self, wire: Wire, *, far: bool = False) -> None:
+        self.namespace = wire.them if far else wire.us
+        self.files = SpeakerFiles(wire.folder / ("run-far" if far else "run"))
+        self.log = wire.folder / ("speaker-far.log" if far else "speaker.log")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Run it."""
-        self.process = start(self.wire.us, *SPEAKER, str(self.files.directory), log=self.log)
+        self.process = start(self.namespace, *SPEAKER, str(self.files.directory), log=self.log)
 
     def stop(self) -> None:
         """SIGTERM, as at an upgrade."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from calico_py.bgp.bridge import CHUNK, MAX_PATHS, SYNC_LIMIT, Bridge, Outbox
+from calico_py.bgp.bridge import CHUNK, MAX_PATHS, RELOAD_LIMIT, SYNC_LIMIT, Bridge, Outbox
 
 P, Q, SIX = "10.0.0.2", "10.0.0.3", "fd00::2"
 
@@ -312,6 +312,15 @@ def test_a_reload_is_repeated_until_the_neighbours_show_its_digest() -> None:
     assert commands(bridge) == []
     assert told(bridge) == [{"kind": "configured", "digest": "d2"}]
     assert bridge.deadline is None
+
+
+def test_a_reload_that_never_comes_is_given_up() -> None:
+    bridge = Bridge("d1")
+    bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": [P]}), 100.0)
+    assert not bridge.hopeless(100.0 + RELOAD_LIMIT)
+    assert bridge.hopeless(100.1 + RELOAD_LIMIT)
+    answer(bridge, ["d2"], 131.0)
+    assert not bridge.hopeless(200.0)
 
 
 def test_a_configuration_without_neighbours_is_proved_by_their_absence() -> None:
