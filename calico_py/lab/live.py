@@ -2,9 +2,11 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Any
 
 from calico_py.lab.client import Api, read_kubeconfig
@@ -66,9 +68,10 @@ class Endpoint:
         return [*self.node.enter(pod=self.pod.name if self.pod else ""), "setpriv", "--pdeathsig", "TERM", "--"]
 
     def environment(self) -> dict[str, str]:
-        """The caller's own, with what the agent of the node knows."""
+        """The caller's own, with what the agent of the node knows, and ``calico-py`` itself in PATH."""
         place = self.node.place
-        return {**os.environ, "NODENAME": place.name, "KUBECONFIG": KUBECONFIG}
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+        return {**os.environ, "PATH": path, "NODENAME": place.name, "KUBECONFIG": KUBECONFIG}
 
     def popen(self, argv: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
         """Start a command there."""

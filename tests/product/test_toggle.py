@@ -14,7 +14,7 @@ import pytest
 
 from calico_py.lab.flows import FlowResult, RunningFlow
 from calico_py.model.pools import EncapMode
-from tests.toggle.cluster import FULL_MTU, NODES, Cluster, cluster, lost
+from tests.product.cluster import FULL_MTU, NODES, Cluster, cluster, lost
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 

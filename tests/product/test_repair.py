@@ -11,7 +11,7 @@ import pytest
 
 from calico_py.lab import agents
 from calico_py.lab.live import Endpoint
-from tests.toggle.cluster import Cluster, cluster, eventually
+from tests.product.cluster import Cluster, cluster, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
