@@ -6,6 +6,7 @@ Nothing is written before API in-sync. Whatever happens only marks dirty; one pa
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
