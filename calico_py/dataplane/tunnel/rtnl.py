@@ -42,6 +42,8 @@ def parse_link(body: bytes) -> Link:
     Raises:
         TruncatedError: the message is cut short.
     """
+    if len(body) < _IFINFO.size:
+        raise nlmsg.TruncatedError(f"link message of {len(body)} bytes, struct ifinfomsg alone has {_IFINFO.size}")
     _, _, ifindex, flags, _ = _IFINFO.unpack_from(body)
     attrs = nlmsg.parse_attrs(body, _IFINFO.size)
     info = nlmsg.parse_attrs(attrs.get(_IFLA_LINKINFO, b""))
