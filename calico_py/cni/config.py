@@ -24,7 +24,7 @@ Json = Mapping[str, Any]
 
 _IDENTIFIER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
-_MAX_CONTAINER_ID = 200  # fits into a device's alias and a file name
+_MAX_CONTAINER_ID = 180  # fits into a device's alias, beside its addresses, and into a file name
 
 
 class Verb(StrEnum):

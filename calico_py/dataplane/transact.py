@@ -14,7 +14,7 @@ Pack = Callable[[int, int], bytes]
 """A message, given sequence number and further flags."""
 
 _DATAGRAM = 64 << 10
-_DUMP_ATTEMPTS = 5
+_DUMP_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True)

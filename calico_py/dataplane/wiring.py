@@ -1,8 +1,9 @@
 """PodWiring by hand-packed netlink: a veth pair per pod, Calico's way (docs/cni.md).
 
-The host's end is recognised after a restart by its alias, ``calico-py pod CONTAINER_ID``. An end that dies is renamed
-to ``calidel`` and its ifindex in hexadecimal and put into the link group DYING, since the kernel takes 15 to 35 ms to
-remove a veth, whether one or fifty: `run` removes the whole group at once, behind the answers.
+The host's end is recognised after a restart by its alias, ``calico-py pod CONTAINER_ID ADDRESS...``, which says also
+what is routed to it (wiring_repair). An end that dies is renamed to ``calidel`` and its ifindex in hexadecimal and put
+into the link group DYING, since the kernel takes 15 to 35 ms to remove a veth, whether one or fifty: `run` removes the
+whole group at once, behind the answers.
 
 Everything but that removal is a handful of synchronous calls: between its first and last message no other task of
 the agent runs.
@@ -24,7 +25,8 @@ from calico_py.dataplane import wiring_codec as codec
 from calico_py.dataplane.netns import inside, is_own
 from calico_py.dataplane.transact import Outcome, dump, transact
 from calico_py.dataplane.wiring_codec import End
-from calico_py.dataplane.wiring_plan import ALIAS, HOST_IPV6, host_end, pod_end
+from calico_py.dataplane.wiring_plan import ALIAS_MAX, HOST_IPV6, host_end, parse_alias, pod_end, render_alias
+from calico_py.dataplane.wiring_repair import HostRoutes
 from calico_py.model.kernel import Link
 from calico_py.model.wiring import HOST_MAC, PodLink, WiredInterface, WiringError
 
@@ -45,6 +47,12 @@ class _Found:
     link: Link
     peer: int
 
+    @property
+    def container_id(self) -> str:
+        """Whose it is; empty if nobody's that we know."""
+        owner = parse_alias(self.link.alias)
+        return owner.container_id if owner is not None else ""
+
 
 class NetlinkPodWiring:
     """PodWiring in the network namespace in which the object is made.
@@ -56,6 +64,7 @@ class NetlinkPodWiring:
     def __init__(self, *, proc_sys: Path = Path("/proc/sys")) -> None:
         self._proc_sys = proc_sys
         self._host = rtnl_socket.open_socket()
+        self._routes = HostRoutes(self._host)
         self._dying = asyncio.Event()
         self._draining = asyncio.Lock()
 
@@ -64,7 +73,12 @@ class NetlinkPodWiring:
         self._host.close()
 
     async def run(self) -> None:
-        """Remove what unwire left, for ever; begins with what an earlier run left."""
+        """Repair host routes and remove what unwire left, for ever; begins with what an earlier run left."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._routes.keep())
+            tasks.create_task(self._flush())
+
+    async def _flush(self) -> None:
         while True:
             try:
                 await self.drain()
@@ -92,6 +106,11 @@ class NetlinkPodWiring:
 
     async def wire(self, link: PodLink, netns: int) -> tuple[WiredInterface, WiredInterface]:
         """See PodWiring."""
+        if (length := len(render_alias(link).encode())) > ALIAS_MAX:
+            raise WiringError(
+                f"addresses of {_whose(link)}: found {len(link.addresses)}, which make an alias of "
+                f"{length} bytes, expected at most {ALIAS_MAX}: ask for fewer addresses"
+            )
         mac = link.mac or _random_mac()
         with self._pod_socket(link, netns) as pod:
             made = await self._create(link, mac, netns)
@@ -103,6 +122,7 @@ class NetlinkPodWiring:
             except BaseException:
                 self._bury(made.link.ifindex)
                 raise
+        self._routes.learn(made.link.ifindex, link.addresses)
         return (
             WiredInterface(link.host_ifname, HOST_MAC, link.mtu, in_pod=False),
             WiredInterface(link.ifname, mac, link.mtu, in_pod=True),
@@ -111,7 +131,7 @@ class NetlinkPodWiring:
     async def unwire(self, host_ifname: str, container_id: str) -> None:
         """See PodWiring."""
         found = self._find(host_ifname)
-        if found is not None and found.link.alias == ALIAS + container_id:
+        if found is not None and found.container_id == container_id:
             self._bury(found.link.ifindex)
 
     async def check(self, link: PodLink, netns: int) -> list[str]:
@@ -122,8 +142,8 @@ class NetlinkPodWiring:
     async def list_containers(self) -> dict[str, str]:
         """See PodWiring."""
         parsed = (object_codec.parse_link(body) for body in dump(self._host, object_codec.pack_link_dump))
-        links = [each.link for each in parsed if each is not None]
-        return {each.alias.removeprefix(ALIAS): each.name for each in links if each.alias.startswith(ALIAS)}
+        owners = ((parse_alias(each.link.alias), each.link.name) for each in parsed if each is not None)
+        return {owner.container_id: name for owner, name in owners if owner is not None}
 
     @contextmanager
     def _pod_socket(self, link: PodLink, netns: int, *, prepare: bool = True) -> Iterator[socket.socket]:
@@ -159,7 +179,7 @@ class NetlinkPodWiring:
                 return found
             if found is None:
                 await self.drain()
-            elif found.link.alias == ALIAS + link.container_id:
+            elif found.container_id == link.container_id:
                 raise WiringError(
                     f"device {link.host_ifname}: found it with container {link.container_id}, expected none: "
                     "DEL must come before ADD"
@@ -176,6 +196,7 @@ class NetlinkPodWiring:
 
     def _bury(self, ifindex: int) -> None:
         """Take routes and name from the device at once; `run` removes it."""
+        self._routes.forget(ifindex)
         requests = [
             partial(codec.pack_down, ifindex),
             partial(codec.pack_bury, ifindex, f"{DYING_PREFIX}{ifindex:x}", DYING),

@@ -10,7 +10,7 @@ from functools import partial
 from calico_py.dataplane import object_codec, route_codec
 from calico_py.dataplane import wiring_codec as codec
 from calico_py.dataplane.transact import dump, transact
-from calico_py.dataplane.wiring_plan import ALIAS, HOST_CONF, gateways, host_routes, pod_routes
+from calico_py.dataplane.wiring_plan import HOST_CONF, gateways, host_routes, pod_routes, render_alias
 from calico_py.model.kernel import Link, Neigh, Route
 from calico_py.model.net import FAMILIES
 from calico_py.model.wiring import HOST_MAC, PodLink
@@ -31,13 +31,13 @@ def _check_host(link: PodLink, sock: socket.socket) -> Iterator[str]:
         yield f"{name}: found none"
         return
     found, conf = _parse(body), codec.parse_conf(body)
-    if found.alias != ALIAS + link.container_id:
-        yield f"{name}: found the alias {found.alias!r}, expected {ALIAS + link.container_id!r}"
+    if found.alias != render_alias(link):
+        yield f"{name}: found the alias {found.alias!r}, expected {render_alias(link)!r}"
     yield from _check_link(name, found, mtu=link.mtu, mac=HOST_MAC)
     for setting, value in HOST_CONF.items():
         if (actual := conf.get(setting)) != value:
             yield f"{name}: {setting.name.lower()}: found {actual}, expected {value}"
-    yield from _missing_routes(name, sock, found.ifindex, host_routes(link, found.ifindex))
+    yield from _missing_routes(name, sock, found.ifindex, host_routes(link.addresses, found.ifindex))
 
 
 def _check_pod(link: PodLink, sock: socket.socket) -> Iterator[str]:

@@ -94,6 +94,11 @@ def pack_get_link(name: str, seq: int, flags: int) -> bytes:
     return _pack(RTM_GETLINK, flags, seq, _ifinfo(0), nlmsg.pack_string(_IFNAME, name))
 
 
+def pack_get_index(ifindex: int, seq: int, flags: int) -> bytes:
+    """RTM_GETLINK of one device by its index."""
+    return _pack(RTM_GETLINK, flags, seq, _ifinfo(ifindex))
+
+
 def pack_configure(ifindex: int, alias: str, conf: Mapping[DevConf, int], seq: int, flags: int) -> bytes:
     """RTM_SETLINK of alias and IPv4 settings; unlike /proc/sys this needs no mount."""
     settings = (nlmsg.pack_u32(number, value) for number, value in conf.items())
@@ -166,6 +171,23 @@ def pack_routes_of(ifindex: int, family: Family, seq: int) -> bytes:
     """RTM_GETROUTE of the routes out of a device; the socket must have NETLINK_GET_STRICT_CHK."""
     body = _RTMSG.pack(_AF_INET if family == 4 else _AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
     return _pack(RTM_GETROUTE, NLM_F_DUMP, seq, body, nlmsg.pack_u32(_RTA_OIF, ifindex))
+
+
+def pack_routes_by(protocol: int, family: Family, seq: int) -> bytes:
+    """RTM_GETROUTE of the routes of a protocol; the socket must have NETLINK_GET_STRICT_CHK."""
+    body = _RTMSG.pack(_AF_INET if family == 4 else _AF_INET6, 0, 0, 0, 0, protocol, 0, 0, 0)
+    return _pack(RTM_GETROUTE, NLM_F_DUMP, seq, body)
+
+
+def parse_route_device(body: bytes) -> int:
+    """RTA_OIF of a route message's body; 0 for a route of several next hops or none."""
+    return nlmsg.parse_u32(nlmsg.parse_attrs(body, _RTMSG.size).get(_RTA_OIF, b""))
+
+
+def parse_address_device(body: bytes) -> int:
+    """The device of an address message's body."""
+    ifindex: int = _IFADDRMSG.unpack_from(body)[4]
+    return ifindex
 
 
 def parse_peer(body: bytes) -> int:

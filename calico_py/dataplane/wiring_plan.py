@@ -1,8 +1,9 @@
 """What a pod's interface consists of: the messages for its two ends, pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv6Interface, ip_network
+from ipaddress import IPv6Interface, ip_interface, ip_network
 
 from calico_py.dataplane import route_codec
 from calico_py.dataplane import wiring_codec as codec
@@ -10,10 +11,11 @@ from calico_py.dataplane.transact import Pack
 from calico_py.dataplane.wiring_codec import DevConf
 from calico_py.model.intent import PROTO_BOOT
 from calico_py.model.kernel import METRIC_IPV4, METRIC_IPV6, NextHop, Route
-from calico_py.model.net import Address, Network, family, host_network
+from calico_py.model.net import Address, Interface, Network, family, host_network
 from calico_py.model.wiring import GATEWAYS, HOST_MAC, PodLink
 
-ALIAS = "calico-py pod "  # and the container's id
+ALIAS = "calico-py pod "  # then the container's id and the pod's addresses, between spaces
+ALIAS_MAX = 255  # bytes: IFALIASZ of linux/if.h without its zero
 
 # As Calico's Felix sets them (endpoint manager); rp_filter stays the host's default, which a new device has.
 HOST_CONF = {DevConf.FORWARDING: 1, DevConf.PROXY_ARP: 1, DevConf.ROUTE_LOCALNET: 1}
@@ -26,9 +28,38 @@ _LOOPBACK = 1  # LOOPBACK_IFINDEX, linux/net.h
 _EVERYTHING: dict[int, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
-def host_routes(link: PodLink, ifindex: int) -> list[Route]:
-    """To the pod's addresses, by way of its device."""
-    return [_direct(host_network(address.ip), ifindex) for address in link.addresses]
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """What a device's alias says: whose it is, and what is routed to it."""
+
+    container_id: str
+    addresses: tuple[Interface, ...] = ()
+
+
+def render_alias(link: PodLink) -> str:
+    """The alias of the host's end."""
+    return ALIAS + " ".join([link.container_id, *(str(address.ip) for address in link.addresses)])
+
+
+def parse_alias(alias: str) -> Owner | None:
+    """None where the alias is not one of ours."""
+    if not alias.startswith(ALIAS):
+        return None
+    container_id, *addresses = alias.removeprefix(ALIAS).split(" ")
+    try:
+        return Owner(container_id, tuple(ip_interface(address) for address in addresses))
+    except ValueError:  # cut off or edited by hand
+        return Owner(container_id)
+
+
+def host_routes(addresses: Iterable[Interface], ifindex: int) -> list[Route]:
+    """To a pod's addresses, by way of its device."""
+    return [_direct(host_network(address.ip), ifindex) for address in addresses]
+
+
+def put_host_routes(addresses: Iterable[Interface], ifindex: int) -> list[Pack]:
+    """Messages that make them, or make them equal."""
+    return [_put(route) for route in host_routes(addresses, ifindex)]
 
 
 def pod_routes(link: PodLink, ifindex: int) -> list[Route]:
@@ -50,13 +81,13 @@ def gateways(link: PodLink) -> list[Address]:
 def host_end(link: PodLink, ifindex: int) -> list[Pack]:
     """Messages that set up the host's end."""
     six = any(address.version == 6 for address in link.addresses)
-    requests: list[Pack] = [partial(codec.pack_configure, ifindex, ALIAS + link.container_id, HOST_CONF)]
+    requests: list[Pack] = [partial(codec.pack_configure, ifindex, render_alias(link), HOST_CONF)]
     if six:  # without this, its link-local address is tentative for a second, and neighbours cannot be asked
         requests.append(partial(codec.pack_no_link_local, ifindex))
     requests += [partial(codec.pack_up, ifindex), partial(codec.pack_proxy_delay, ifindex, 0)]
     if six:
         requests.append(partial(codec.pack_address, ifindex, HOST_LINK_LOCAL))
-    return requests + [_put(route) for route in host_routes(link, ifindex)]
+    return requests + put_host_routes(link.addresses, ifindex)
 
 
 def pod_end(link: PodLink, ifindex: int) -> list[Pack]:

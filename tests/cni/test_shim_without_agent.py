@@ -176,7 +176,7 @@ async def test_del_is_kept_for_an_agent_that_hangs(runtime: Runtime) -> None:
     assert json.loads(request.stdin) == config()
 
 
-@pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b", "-a", "a" * 201])
+@pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b", "-a", "a" * 181])
 async def test_a_del_whose_names_make_no_file_name_is_refused(runtime: Runtime, name: str) -> None:
     answer = await runtime.call("DEL", config(), container_id=name)
     assert answer.code == 4

@@ -68,7 +68,7 @@ async def test_the_hosts_end_is_calicos(
     (device,) = host.ip("link", "show", "cali7f94ce7c295")
     assert device["address"] == "ee:ee:ee:ee:ee:ee"
     assert device["mtu"] == 1450
-    assert device["ifalias"] == "calico-py pod container1"
+    assert device["ifalias"] == "calico-py pod container1 10.65.0.1 fd65::1"
     assert {"UP", "LOWER_UP"} <= set(device["flags"])
     (route,) = host.ip("-d", "route", "show", "10.65.0.1")
     expected = {"dst": "10.65.0.1", "dev": "cali7f94ce7c295", "protocol": "boot", "scope": "link", "type": "unicast"}

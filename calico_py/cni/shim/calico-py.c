@@ -271,7 +271,7 @@ static void check_identifiers(const char *container, const char *ifname)
     char all[sizeof alnum + 3];
 
     snprintf(all, sizeof all, "%s_.-", alnum);
-    if (!*container || !strspn(container, alnum) || container[strspn(container, all)] || strlen(container) > 200)
+    if (!*container || !strspn(container, alnum) || container[strspn(container, all)] || strlen(container) > 180)
         fail(CODE_ENV, "invalid CNI_CONTAINERID", "found '%.200s', expected letters, digits, '_', '.', '-'", container);
     if (!*ifname || strlen(ifname) > 15 || strpbrk(ifname, "/: \t\n"))
         fail(CODE_ENV, "invalid CNI_IFNAME", "found '%.200s', expected 1 to 15 characters of a device's name", ifname);

@@ -118,7 +118,7 @@ def test_a_field_that_does_not_hold_what_it_must_is_named(config: dict[str, Any]
     assert "expected" in error.details
 
 
-@pytest.mark.parametrize("name", ["-a", ".a", "a/b", "a b", "a" * 201])
+@pytest.mark.parametrize("name", ["-a", ".a", "a/b", "a b", "a" * 181])
 def test_a_container_id_that_is_none(name: str) -> None:
     error = refusal(request({"CNI_CONTAINERID": name}))
     assert (error.code, error.message) == (Code.INVALID_ENVIRONMENT, "invalid CNI_CONTAINERID")
