@@ -83,7 +83,6 @@ class AgentConfig:
     backend: Backend
     engine: Engine
     mtu: int | MtuPolicy
-    warm_addresses: int
     resync_interval: int
     log_level: LogLevel
     health_host: str
@@ -138,7 +137,6 @@ def load_config(
         backend=values[settings.BACKEND],
         engine=values[settings.ENGINE],
         mtu=values[settings.MTU],
-        warm_addresses=values[settings.WARM_ADDRESSES],
         resync_interval=values[settings.RESYNC_INTERVAL],
         log_level=values[settings.LOG_LEVEL],
         health_host=values[settings.HEALTH_HOST],

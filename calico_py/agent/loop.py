@@ -28,6 +28,7 @@ from calico_py.model.kernel import Addr, Kernel, Link
 from calico_py.model.kinds import encode_sending
 from calico_py.model.names import (
     IPIP_DEVICE,
+    NODE_AS_NUMBER,
     NODE_IPV4_IPIP_TUNNEL,
     NODE_SENDING,
     NODE_TUNNEL_ENGINE_LABEL,
@@ -136,6 +137,7 @@ class Loop:
             ipip_receiver=receiver.open,
             uplink_mtu=self.uplink_mtu,
             bgp=self._config.bgp,
+            router_id=self._config.router_id,
         )
         learned = self._learner.learned()
         started = time.monotonic()
@@ -185,6 +187,11 @@ class Loop:
         self.devices = {ifindex: link.name for ifindex, link in links.items()}
         self.uplink_mtu = {family(addr.interface): links[addr.ifindex].mtu for addr in uplinks}
 
+    def _as_annotation(self) -> dict[str, str]:
+        """The AS number that a person set for this node; without one the annotation stays as it is."""
+        number = self._config.as_number
+        return {NODE_AS_NUMBER: str(number)} if number is not None else {}
+
     def _publish(self, done: Pass) -> None:
         """Tell the others what is now true: after apply, never before."""
         me = done.state.nodes[self._config.node]
@@ -202,6 +209,7 @@ class Loop:
             annotations={
                 NODE_IPV4_IPIP_TUNNEL: str(ipip.address) if stands else None,
                 NODE_SENDING: encode_sending(sending),
+                **self._as_annotation(),
             },
             labels={NODE_TUNNEL_ENGINE_LABEL: "userspace" if userspace else None},
         )

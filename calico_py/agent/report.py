@@ -93,7 +93,7 @@ class Reporter:
                 sessions=parts.learner.sessions(),
                 in_sync_peers=learned.in_sync,
                 as_number=as_number(state, me) if me is not None else 0,
-                router_id=router_id(me) if me is not None else "",
+                router_id=router_id(me, parts.config.router_id) if me is not None else "",
                 learned=len(learned.routes),
                 speaker_problem=parts.learner.speaker_problem,
                 leader=self._leader(),

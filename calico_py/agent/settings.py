@@ -271,14 +271,6 @@ MTU: Setting[int | MtuPolicy] = Setting(
     "auto, in-use, 576 to 65535",
     "The MTU of pods: room for any mode that a pool could be switched to, room for the modes in use, or bytes.",
 )
-WARM_ADDRESSES: Setting[int] = Setting(
-    "CALICO_PY_WARM_ADDRESSES",
-    "8",
-    spellings.number(0, 256),
-    Section.NETWORK,
-    "0 to 256",
-    "Addresses that are kept reserved so that a pod's start need not wait for the API server.",
-)
 RESYNC_INTERVAL: Setting[int] = Setting(
     "CALICO_PY_RESYNC_INTERVAL",
     "90",
@@ -405,7 +397,6 @@ SETTINGS: tuple[Setting[Any], ...] = (
     BACKEND,
     ENGINE,
     MTU,
-    WARM_ADDRESSES,
     RESYNC_INTERVAL,
     KUBECONFIG,
     DATASTORE,

@@ -42,6 +42,7 @@ class Local:
         ipip_announced: the receiver has been seen to be up, so that others may send.
         uplink_mtu: bytes, by family; the MTU of the device that holds the node's address.
         bgp: sessions and announcements run (backend is not ``none``).
+        router_id: BGP identifier, or ``hash`` for one made from the name; empty for the node's IPv4 address.
     """
 
     node: str
@@ -49,3 +50,4 @@ class Local:
     ipip_receiver: bool = False
     uplink_mtu: Mapping[Family, int] = field(default_factory=dict)
     bgp: bool = True
+    router_id: str = ""

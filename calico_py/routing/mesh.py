@@ -18,14 +18,16 @@ def as_number(state: ClusterState, node: Node) -> int:
     return node.as_number or config.as_number
 
 
-def router_id(node: Node) -> str:
-    """The IPv4 address, or for a node without one the first four bytes of sha256 of its name (as Calico's ``hash``)."""
-    if node.ipv4 is not None:
+def router_id(node: Node, setting: str = "") -> str:
+    """What a person set, else the IPv4 address, else the first four bytes of sha256 of the name (Calico's ``hash``)."""
+    if setting not in ("", "hash"):
+        return setting
+    if node.ipv4 is not None and setting != "hash":
         return str(node.ipv4.ip)
     return str(IPv4Address(hashlib.sha256(node.name.encode()).digest()[:4]))
 
 
-def compute_peers(state: ClusterState, me: Node) -> frozenset[Peer]:
+def compute_peers(state: ClusterState, me: Node, own_router_id: str = "") -> frozenset[Peer]:
     """The full mesh: one session for each other node and family that both have.
 
     Of the two sides that one waits whose peer's address is the greater as text: Calico's rule, so that a node of
@@ -48,8 +50,9 @@ def compute_peers(state: ClusterState, me: Node) -> frozenset[Peer]:
                     local_address=own.ip,
                     local_as=as_number(state, me),
                     peer_as=as_number(state, node),
-                    router_id=router_id(me),
-                    port=state.bgp.listen_port,
+                    router_id=router_id(me, own_router_id),
+                    port=state.node_bgp.get(node.name, state.bgp).listen_port,
+                    listen_port=state.node_bgp.get(me.name, state.bgp).listen_port,
                     passive=str(other.ip) > str(own.ip),
                 )
             )
