@@ -32,11 +32,11 @@ VERSION = 1
 CHUNK = 100  # prefixes in one announcement line
 SYNC_LIMIT = 120.0  # seconds that a peer without End-of-RIB gets before its stale paths go
 PROBE_FIRST, PROBE_LONGEST = 0.05, 2.0  # seconds between the tries of a reload
-PROBE_EVERY = 4.0  # seconds; the kernel takes 3 to find that nobody answers ARP or ND
-PROBES = 50  # in one round
+PROBE_EVERY, PROBE_ROUNDS = 1.0, 4  # seconds between looks for an answer, and looks
+PROBES = 50  # answers awaited at a time
 BGP_PORT = 179
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
-RELOAD_LIMIT = 30.0  # seconds for ExaBGP to load its configuration
+RELOAD_LIMIT = 20.0  # seconds for ExaBGP to load its configuration
 RETIRE_LIMIT = 3.0  # seconds for the withdrawals to a neighbour that is about to go
 MAX_PATHS = 100_000  # of one neighbour, to bound the memory; the agent's own limit is far below
 BACKLOG = 50_000  # lines above twice the table that may wait for an agent which does not read
@@ -535,43 +535,73 @@ class Prober:
     """
 
     def __init__(self) -> None:
-        self._sockets: dict[str, tuple[socket.socket | None, str]] = {}
-        self._turns: dict[str, int] = {}
+        self._probes: dict[str, Probe] = {}
 
     def round(self, bridge: Bridge) -> None:
-        """Report what came of the last round and begin the next."""
+        """Report what is known by now, and send where an answer has come or none will."""
         quiet = bridge.unreached()
-        waiting = _syn_sent() if self._sockets else set()
-        for peer, (probe, error) in self._sockets.items():
-            if probe is not None:
-                code = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                probe.close()
-                error = errno.errorcode.get(code, "") if code else ""  # noqa: PLW2901 - the answer of that probe
-            if peer in quiet:
-                bridge.probed(peer, error, waiting=_packed(peer) in waiting)
-        # A few at a time, those first that waited longest: a thousand may be down.
-        turns = sorted(quiet, key=lambda peer: self._turns.get(peer, 0))[:PROBES]
-        self._turns = {peer: self._turns.get(peer, 0) + (peer in turns) for peer in quiet}
-        self._sockets = {peer: _probe(peer, quiet[peer]) for peer in turns}
+        for peer in self._probes.keys() - quiet.keys():
+            self._probes.pop(peer).close()
+        waiting = _syn_sent() if self._probes else set()
+        for peer, probe in self._probes.items():
+            bridge.probed(peer, probe.look(), waiting=_packed(peer) in waiting)
+        busy = sum(1 for probe in self._probes.values() if probe.pending)
+        # A thousand may be down: those that were probed least come first.
+        for peer in sorted(quiet, key=lambda peer: self._probes[peer].sent if peer in self._probes else 0):
+            if busy < PROBES:
+                busy += self._probes.setdefault(peer, Probe()).send(peer, quiet[peer])
 
 
-def _probe(peer: str, local: str) -> tuple[socket.socket | None, str]:
-    """A datagram on its way, or the error that it met at once."""
-    six = ":" in peer
-    probe = None
-    try:
-        probe = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
-        # Without it ip(7) does not report that a host is unreachable.
-        probe.setsockopt(*((socket.IPPROTO_IPV6, IPV6_RECVERR) if six else (socket.IPPROTO_IP, IP_RECVERR)), 1)
-        probe.setblocking(False)
-        probe.bind((local, 0))
-        probe.connect((peer, BGP_PORT))
-        probe.send(b"")
-    except OSError as error:
-        if probe is not None:
-            probe.close()
-        return None, errno.errorcode.get(error.errno or 0, "")
-    return probe, ""
+class Probe:
+    """A datagram on its way, and what came of the ones before."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._rounds = 0
+        self._error = ""
+        self.sent = 0
+
+    @property
+    def pending(self) -> bool:
+        """There may still come an answer."""
+        return self._socket is not None
+
+    def send(self, peer: str, local: str) -> bool:
+        """Send unless an answer is still awaited; True if one is awaited now that was not before."""
+        if self._socket is not None:
+            return False
+        self._rounds = 0
+        self.sent += 1
+        six = ":" in peer
+        try:
+            self._socket = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+            # Without it ip(7) does not report that a host is unreachable.
+            option = (socket.IPPROTO_IPV6, IPV6_RECVERR) if six else (socket.IPPROTO_IP, IP_RECVERR)
+            self._socket.setsockopt(*option, 1)
+            self._socket.setblocking(False)
+            self._socket.bind((local, 0))
+            self._socket.connect((peer, BGP_PORT))
+            self._socket.send(b"")
+        except OSError as error:
+            self._error = errno.errorcode.get(error.errno or 0, "")
+            self.close()
+        return self._socket is not None
+
+    def look(self) -> str:
+        """Name of the errno that the last datagram met, empty for none. The kernel takes 3 s for a silent link."""
+        if self._socket is not None:
+            self._rounds += 1
+            code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code or self._rounds >= PROBE_ROUNDS:
+                self._error = errno.errorcode.get(code, "") if code else ""
+                self.close()
+        return self._error
+
+    def close(self) -> None:
+        """Await nothing any more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 def _packed(address: str) -> bytes:

@@ -1,11 +1,13 @@
 """The pure part of the bridge: what ExaBGP says in, what ExaBGP and the agent are told out."""
 
 import json
+import socket
+import time
 from typing import Any
 
 import pytest
 
-from calico_py.bgp.bridge import CHUNK, MAX_PATHS, RELOAD_LIMIT, SYNC_LIMIT, Bridge, Outbox
+from calico_py.bgp.bridge import BGP_PORT, CHUNK, MAX_PATHS, PROBES, RELOAD_LIMIT, SYNC_LIMIT, Bridge, Outbox, Prober
 
 P, Q, SIX = "10.0.0.2", "10.0.0.3", "fd00::2"
 
@@ -321,6 +323,59 @@ def test_a_reload_that_never_comes_is_given_up() -> None:
     assert bridge.hopeless(100.1 + RELOAD_LIMIT)
     answer(bridge, ["d2"], 131.0)
     assert not bridge.hopeless(200.0)
+
+
+def watch(bridge: Bridge, *peers: str) -> None:
+    bridge.agent_line(json.dumps({"do": "watch", "peers": [[peer, "10.0.0.1"] for peer in peers]}), 0.0)
+
+
+def test_neighbours_that_exchange_no_message_are_probed_and_a_change_is_told_once() -> None:
+    bridge = Bridge("d1")
+    watch(bridge, P, Q, "10.0.0.4")
+    up(bridge)
+    bridge.exabgp_line(head("state", Q, state="connected"), 0.0)
+    bridge.exabgp_line(opened(Q), 0.0)
+    assert bridge.unreached() == {"10.0.0.4": "10.0.0.1"}, "Q has sent an OPEN: ExaBGP says what was wrong with it"
+    bridge.agent_connected(0.0)
+    told(bridge)
+    bridge.probed("10.0.0.4", "ENETUNREACH", waiting=False)
+    bridge.probed("10.0.0.4", "ENETUNREACH", waiting=False)
+    expected = {"kind": "probe", "peer": "10.0.0.4", "error": "ENETUNREACH", "waiting": False, "tried": False}
+    assert told(bridge) == [expected]
+    bridge.agent_connected(0.0)
+    assert told(bridge)[-2] == expected, "an agent that comes later is told as well"
+    down(bridge, "10.0.0.4")
+    assert told(bridge) == [], "one more attempt that failed says less"
+
+
+@pytest.mark.parametrize("error", [pytest.param("", marks=pytest.mark.root), "ECONNREFUSED"])
+def test_a_probe_with_a_real_socket(error: str) -> None:
+    bridge, prober = Bridge("d1"), Prober()
+    bridge.agent_line(json.dumps({"do": "watch", "peers": [["127.0.0.1", "127.0.0.1"]]}), 0.0)
+    bridge.agent_connected(0.0)
+    told(bridge)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        if not error:
+            listener.bind(("127.0.0.1", BGP_PORT))
+        for _ in range(6):
+            prober.round(bridge)
+            time.sleep(0.01)
+    assert [record["error"] for record in told(bridge)] == [error]
+    watch(bridge)
+    prober.round(bridge)
+    assert prober._probes == {}
+
+
+def test_a_thousand_neighbours_that_are_down_all_have_their_turn() -> None:
+    bridge, prober = Bridge("d1"), Prober()
+    everyone = [f"127.0.{n // 250}.{n % 250 + 1}" for n in range(300)]
+    bridge.agent_line(json.dumps({"do": "watch", "peers": [[peer, "127.0.0.1"] for peer in everyone]}), 0.0)
+    for _ in range(10):
+        prober.round(bridge)
+        assert sum(probe.pending for probe in prober._probes.values()) <= PROBES
+    assert set(bridge.probes) == set(everyone)
+    watch(bridge)
+    prober.round(bridge)
 
 
 def test_a_configuration_without_neighbours_is_proved_by_their_absence() -> None:
