@@ -13,6 +13,7 @@ from calico_py.kube.client import connect
 from calico_py.kube.transport import CredentialsError
 from calico_py.model.kinds import NODES
 from calico_py.model.names import (
+    NODE_AS_NUMBER,
     NODE_IPV4_ADDRESS,
     NODE_IPV4_IPIP_TUNNEL,
     NODE_IPV6_ADDRESS,
@@ -70,6 +71,8 @@ def _remove_conflist(config: AgentConfig) -> list[str]:
 async def _withdraw(config: AgentConfig) -> list[str]:
     """Take this node's annotations back, so that the others send nothing to it."""
     annotations = dict.fromkeys((NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE_SENDING))
+    if config.as_number is not None:  # else it is not ours
+        annotations[NODE_AS_NUMBER] = None
     patch = {"metadata": {"annotations": annotations, "labels": {NODE_TUNNEL_ENGINE_LABEL: None}}}
     try:
         async with asyncio.timeout(_API_TIMEOUT), connect(config.kubeconfig) as store:
