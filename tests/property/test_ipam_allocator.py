@@ -1,7 +1,8 @@
 """Three nodes with an allocator each, one store, pools that are too small, and everything at the same time.
 
-The calls of a burst overlap in an order that hypothesis draws; a node may be killed at any of its calls. Once nothing
-runs any more, what was answered is true, and blocks, affinities and handles agree.
+The calls of a burst overlap in an order that hypothesis draws; a node may be killed at any of its calls, and any call
+may fail or lose its answer. Once nothing runs any more, what was answered is true, and blocks, affinities and handles
+agree.
 """
 
 import asyncio
@@ -12,10 +13,12 @@ from functools import partial
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from calico_py.ipam import allocator, commits, handles
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.collector import Collector
 from calico_py.ipam.garbage import PodName, PodView
@@ -24,6 +27,7 @@ from calico_py.ipam.requests import Assigned, AssignRequest, IPAMError, Release,
 from calico_py.model.kinds import IPAM_BLOCKS
 from calico_py.model.net import Address, Family, Network
 from calico_py.model.pools import EncapMode
+from calico_py.model.store import UnavailableError
 from tests.fakes.ipam import IPAMCluster, config, pool, problems
 from tests.fakes.slow import SlowStore
 
@@ -47,16 +51,26 @@ class KilledError(Exception):
     """The node's agent is gone."""
 
 
+async def _no_pause(_attempt: int, *, most: float = 0) -> None:
+    del most
+    await asyncio.sleep(0)
+
+
 @dataclass
 class Node:
-    """A node's agent and its way to the API, which a test may cut at a call."""
+    """A node's agent and its way to the API, which a test may cut at a call, or disturb at some."""
 
     name: str
     allocator: Allocator
     calls_left: int | None = None
+    disturbed: set[int] = field(default_factory=set)
+    calls: int = 0
 
     def fault(self, _when: str, _verb: str, _kind: str, _name: str) -> None:
         """See MemoryStore."""
+        self.calls += 1
+        if self.calls in self.disturbed:
+            raise UnavailableError(self.name)
         if self.calls_left is not None:
             self.calls_left -= 1
             if self.calls_left < 0:
@@ -70,6 +84,7 @@ class Pod:
     container: str
     node: str
     addresses: tuple[Assigned, ...] = ()
+    strict: bool = False
     living: bool = False
     deleting: bool = False
 
@@ -92,6 +107,9 @@ class AllocatorMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
+        self.patches = pytest.MonkeyPatch()
+        for module in (allocator, commits, handles):
+            self.patches.setattr(module, "pause", _no_pause)
         self.cluster = IPAMCluster([FOUR, SIX, EXTRA])
         self.turns: list[int] = [0]
         self.looks = 0
@@ -101,6 +119,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.made = 0
 
     def teardown(self) -> None:
+        self.patches.undo()
         self.loop.close()
 
     @initialize()
@@ -132,9 +151,10 @@ class AllocatorMachine(RuleBasedStateMachine):
     # What a burst is made of
 
     async def _add(self, pod: Pod, request: AssignRequest) -> None:
+        pod.strict = self.cluster.config.strict_affinity
         try:
             got = await self.nodes[pod.node].allocator.assign(request)
-        except (IPAMError, KilledError):
+        except (IPAMError, KilledError, UnavailableError):
             pod.deleting = True
             return
         pod.addresses, pod.living = got, True
@@ -146,7 +166,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         pod.living, pod.deleting = False, True
         try:
             await self.nodes[pod.node].allocator.release_handle(pod.handle)
-        except KilledError:
+        except (KilledError, UnavailableError):
             return
         pod.deleting = False
 
@@ -155,13 +175,13 @@ class AllocatorMachine(RuleBasedStateMachine):
         try:
             releases = [Release(a.address, a.handle_id, a.sequence) for a in pod.addresses]
             await self.nodes[pod.node].allocator.release(releases)
-        except KilledError:
+        except (KilledError, UnavailableError):
             return
 
     async def _tunnel(self, node: str) -> None:
         try:
             await self.nodes[node].allocator.ensure_tunnel_address(Tunnel.IPIP)
-        except (IPAMError, KilledError):
+        except (IPAMError, KilledError, UnavailableError):
             return
 
     def _request(self, data: st.DataObject, pod: Pod) -> AssignRequest:
@@ -208,6 +228,8 @@ class AllocatorMachine(RuleBasedStateMachine):
     def burst(self, data: st.DataObject, size: int, turns: list[int]) -> None:
         self.turns = turns
         self._run(self._work(data, size))
+        failed = {pod.handle for pod in self.pods if not pod.addresses}
+        assert not failed & {a.handle for a in self._now(self.cluster.held).values()}, "an ADD that failed left nothing"
         self._repeat_deletes()
 
     @rule(
@@ -221,11 +243,28 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.turns = turns
         self.nodes[name].calls_left = calls
         self._run(self._work(data, size))
-        self._start(name)
-        self._run([partial(self._reconcile, name)])
-        if name == "node1":
-            self.collector._allocator = self.nodes[name].allocator
+        self.restart(name)
         self._repeat_deletes()
+        self._collect()
+
+    @rule(
+        data=st.data(),
+        size=st.integers(1, 6),
+        turns=st.lists(st.integers(0, 6), min_size=1, max_size=12),
+        disturbed=st.dictionaries(st.sampled_from(NODES), st.sets(st.integers(1, 40), max_size=8), min_size=1),
+    )
+    def burst_with_disturbances(
+        self, data: st.DataObject, size: int, turns: list[int], disturbed: dict[str, set[int]]
+    ) -> None:
+        self.turns = turns
+        for name, calls in disturbed.items():
+            node = self.nodes[name]
+            node.disturbed = {node.calls + call for call in calls}
+        self._run(self._work(data, size))
+        for node in self.nodes.values():
+            node.disturbed = set()
+        self._repeat_deletes()
+        self._run([partial(self._reconcile, name) for name in NODES])
         self._collect()
 
     async def _reconcile(self, name: str) -> None:
@@ -307,6 +346,13 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     def _pool(self, name: str) -> str:
         return next(str(p.cidr) for p in self.cluster.pools if p.name == name)
+
+    @invariant()
+    def strict_affinity_is_kept(self) -> None:
+        owners = {block.cidr: block.node for block in self._now(self.cluster.blocks)}
+        for pod in self.pods:
+            if pod.living and pod.strict:
+                assert {owners[a.block] for a in pod.addresses} == {pod.node}
 
     @invariant()
     def sequence_numbers_rise(self) -> None:
