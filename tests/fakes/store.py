@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
+from calico_py.lab.api.builtin import builtin
 from calico_py.lab.api.definitions import shipped
 from calico_py.lab.api.errors import ApiError
 from calico_py.lab.api.patches import merged
-from calico_py.lab.api.resources import Registry, Resource, builtin, from_crd, untyped
+from calico_py.lab.api.resources import Registry, Resource, from_crd, untyped
 from calico_py.lab.api.selection import Event, Selection
 from calico_py.lab.api.storage import Storage
 from calico_py.lab.api.verbs import Options, Verbs

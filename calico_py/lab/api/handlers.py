@@ -15,7 +15,7 @@ from calico_py.lab.api.resources import Resource
 from calico_py.lab.api.selection import Selection
 from calico_py.lab.api.strategic import strategically_merged
 from calico_py.lab.api.verbs import Options, Verbs
-from calico_py.lab.api.watching import WatchRequest, stream
+from calico_py.lab.api.watching import Watches, WatchRequest
 
 _MEDIA = "application/json"
 _VALIDATIONS = ("", "Ignore", "Strict", "Warn")
@@ -34,10 +34,15 @@ def answer(obj: Object, *, status: int = 200, options: Options | None = None, me
 
 
 class Handlers:
-    """Serves requests about resources."""
+    """Serves requests about resources.
+
+    Attributes:
+        watches: those that are open.
+    """
 
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
+        self.watches = Watches(verbs)
 
     async def handle(self, request: web.Request, target: Target) -> web.StreamResponse:
         """Answer a request about a resource.
@@ -121,8 +126,7 @@ class Handlers:
         initial = request.query.get("sendInitialEvents") == "true"
         since = None if wanted in ("", "0") or initial else _version(wanted)
         seconds = float(request.query.get("timeoutSeconds") or 0)
-        return await stream(
-            self._verbs,
+        return await self.watches.stream(
             WatchRequest(
                 resource=resource,
                 selection=selection,

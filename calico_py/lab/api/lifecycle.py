@@ -1,8 +1,9 @@
 """What writes of CustomResourceDefinitions and Namespaces imply for everything else."""
 
 from calico_py.lab.api import errors
+from calico_py.lab.api.builtin import builtin
 from calico_py.lab.api.errors import Cause, Object
-from calico_py.lab.api.resources import CRD_GROUP, Registry, Resource, builtin
+from calico_py.lab.api.resources import CRD_GROUP, Registry, Resource
 from calico_py.lab.api.storage import Storage
 from calico_py.lab.api.verbs import Options, Verbs
 

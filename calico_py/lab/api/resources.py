@@ -3,8 +3,8 @@
 Pure: JSON in, frozen values out.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from calico_py.lab.api.errors import Object
 from calico_py.lab.api.schema import Schema
@@ -18,12 +18,14 @@ class Column:
 
     Attributes:
         path: JSONPath below the object, such as ``.spec.cidr``.
+        value: computes the cell instead, for core kinds.
         priority: 0 is shown always, more with ``-o wide``.
     """
 
     name: str
     type: str
-    path: str
+    path: str = ""
+    value: Callable[[Object], str | int] | None = None
     priority: int = 0
     format: str = ""
     description: str = ""
@@ -154,70 +156,7 @@ class Registry:
         return sorted(self._resources.values(), key=lambda r: (r.group, r.version, r.plural))
 
 
-_ANY = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-_AGE = Column("Age", "date", ".metadata.creationTimestamp")
-
-
-def _core(
-    kind: str, plural: str, *short: str, group: str = "", columns: Iterable[Column] = (), namespaced: bool = True
-) -> Resource:
-    return Resource(
-        group=group,
-        version="v1",
-        kind=kind,
-        plural=plural,
-        singular=kind.lower(),
-        list_kind=f"{kind}List",
-        namespaced=namespaced,
-        short_names=short,
-        schema=Schema(_ANY),
-        columns=(*columns, _AGE),
-        strict=False,
-    )
-
-
-_POD_FIELDS = ("spec.nodeName", "status.phase", "status.podIP", "spec.restartPolicy", "spec.serviceAccountName")
-_EVENT_FIELDS = tuple(
-    f"involvedObject.{part}" for part in ("kind", "name", "namespace", "uid", "apiVersion", "resourceVersion")
-)
-_EVENT_FIELDS += ("reason", "type", "source", "reportingComponent")
-
-
-def builtin() -> tuple[Resource, ...]:
-    """The core kinds that calico-py, its lab and kubectl touch; their inner fields are not checked."""
-    node = _core("Node", "nodes", "no", namespaced=False)
-    pod = _core("Pod", "pods", "po", columns=[
-        Column("Status", "string", ".status.phase"),
-        Column("IP", "string", ".status.podIP"),
-        Column("Node", "string", ".spec.nodeName"),
-    ])  # fmt: skip
-    event = _core("Event", "events", "ev", columns=[
-        Column("Last Seen", "date", ".lastTimestamp"),
-        Column("Type", "string", ".type"),
-        Column("Reason", "string", ".reason"),
-        Column("Message", "string", ".message"),
-    ])  # fmt: skip
-    namespace = _core("Namespace", "namespaces", "ns", namespaced=False, columns=[
-        Column("Status", "string", ".status.phase"),
-    ])  # fmt: skip
-    lease = _core("Lease", "leases", group="coordination.k8s.io", columns=[
-        Column("Holder", "string", ".spec.holderIdentity"),
-    ])  # fmt: skip
-    crd = _core("CustomResourceDefinition", "customresourcedefinitions", "crd", "crds", group=CRD_GROUP,
-                namespaced=False)  # fmt: skip
-    return (
-        replace(node, status=True, fields=("spec.unschedulable",)),
-        replace(pod, status=True, fields=_POD_FIELDS),
-        replace(event, fields=_EVENT_FIELDS),
-        replace(namespace, status=True, fields=("status.phase",)),
-        _core("ConfigMap", "configmaps", "cm"),
-        replace(_core("Secret", "secrets"), fields=("type",)),
-        _core("ServiceAccount", "serviceaccounts", "sa"),
-        _core("Service", "services", "svc"),
-        replace(_core("DaemonSet", "daemonsets", "ds", group="apps"), status=True),
-        lease,
-        replace(crd, status=True, categories=("api-extensions",)),
-    )
+ANY = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 
 def untyped(group: str, version: str, kind: str, plural: str, *, namespaced: bool) -> Resource:
@@ -230,6 +169,6 @@ def untyped(group: str, version: str, kind: str, plural: str, *, namespaced: boo
         singular=kind.lower(),
         list_kind=f"{kind}List",
         namespaced=namespaced,
-        schema=Schema(_ANY),
+        schema=Schema(ANY),
         strict=bool(group),
     )

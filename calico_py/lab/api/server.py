@@ -45,6 +45,7 @@ class ApiServer:
 
     async def stop(self) -> None:
         """End all watches and connections."""
+        self._handlers.watches.end()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -69,9 +69,9 @@ def age(timestamp: str, now: datetime) -> str:
 
 
 def _cell(column: Column, obj: Object, now: datetime) -> Any:
-    value = next(lookup(obj, column.path), None)
+    value = column.value(obj) if column.value else next(lookup(obj, column.path), None)
     if column.type == "date":
-        return "<unknown>" if value is None else age(value, now)
+        return "<unknown>" if value is None else age(str(value), now)
     if value is None:
         return None
     if column.type == "string":

@@ -37,25 +37,40 @@ class WatchRequest:
     shape: Callable[[Object], Object]
 
 
-async def stream(verbs: Verbs, wanted: WatchRequest, request: web.Request) -> web.StreamResponse:
-    """Serve a watch; the answer is 200 in any case, and what goes wrong is an ERROR event, as in Kubernetes."""
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    await response.prepare(request)
-    woken = asyncio.Event()
-    unlisten = verbs.storage.listen(wanted.resource.key, woken.set)
-    try:
-        async with asyncio.timeout(wanted.timeout):
-            await _tell(verbs, wanted, response, woken)
-    except TimeoutError:
-        pass
-    except ApiError as error:
-        await response.write(_line("ERROR", error.status()))
-    except ConnectionError:
+class Watches:
+    """Serves watches and can end them all."""
+
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
+        self._open: set[asyncio.Timeout] = set()
+
+    def end(self) -> None:
+        """Let all watches end now, as if their time were up."""
+        for limit in self._open:
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    async def stream(self, wanted: WatchRequest, request: web.Request) -> web.StreamResponse:
+        """Serve a watch; the answer is 200 in any case, and what goes wrong is an ERROR event, as in Kubernetes."""
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        woken = asyncio.Event()
+        unlisten = self._verbs.storage.listen(wanted.resource.key, woken.set)
+        limit = asyncio.timeout(wanted.timeout)
+        try:
+            async with limit:
+                self._open.add(limit)
+                await _tell(self._verbs, wanted, response, woken)
+        except TimeoutError:
+            pass
+        except ApiError as error:
+            await response.write(_line("ERROR", error.status()))
+        except ConnectionError:
+            return response
+        finally:
+            self._open.discard(limit)
+            unlisten()
+        await response.write_eof()
         return response
-    finally:
-        unlisten()
-    await response.write_eof()
-    return response
 
 
 async def _tell(verbs: Verbs, wanted: WatchRequest, response: web.StreamResponse, woken: asyncio.Event) -> None:
