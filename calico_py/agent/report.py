@@ -95,6 +95,7 @@ class Reporter:
                 as_number=as_number(state, me) if me is not None else 0,
                 router_id=router_id(me, parts.config.router_id) if me is not None else "",
                 learned=len(learned.routes),
+                learned_routes=learned.routes,
                 speaker_problem=parts.learner.speaker_problem,
                 leader=self._leader(),
                 not_ready=self.not_ready(),

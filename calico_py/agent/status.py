@@ -3,7 +3,7 @@
 Every field is text, number, truth or a list of such, so that dataclasses.asdict makes the JSON.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,24 @@ class PeerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PathStatus:
+    """A prefix learned by BGP.
+
+    Attributes:
+        peer: who announced the path that won; reason: by which rule it did.
+        as_path: as it is usually written, empty within one AS.
+        stale: kept over a restart of the peer or of the speaker.
+    """
+
+    prefix: str
+    next_hops: list[str]
+    peer: str
+    as_path: str
+    reason: str
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BgpStatus:
     """BGP on this node; without a backend there are no peers."""
 
@@ -133,6 +151,7 @@ class BgpStatus:
     announced: list[str]
     learned: int
     peers: list[PeerStatus]
+    paths: list[PathStatus] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

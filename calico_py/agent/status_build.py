@@ -14,6 +14,7 @@ from calico_py.agent.status import (
     BgpStatus,
     BlockStatus,
     MtuStatus,
+    PathStatus,
     PeerStatus,
     PoolStatus,
     ProblemStatus,
@@ -27,7 +28,7 @@ from calico_py.agent.status import (
 from calico_py.agent.view import Watched
 from calico_py.dataplane.converge import Applied
 from calico_py.dataplane.sysctls import Touched
-from calico_py.model.bgp import Peer, Session, SessionState
+from calico_py.model.bgp import LearnedRoute, Peer, Session, SessionState
 from calico_py.model.blocks import IPAMBlock
 from calico_py.model.cluster import ClusterState
 from calico_py.model.intent import Destination, Intent, Problem, RouteIntent
@@ -70,6 +71,7 @@ class StatusInputs:
     as_number: int = 0
     router_id: str = ""
     learned: int = 0
+    learned_routes: Mapping[Network, LearnedRoute] = field(default_factory=dict)
     speaker_problem: str = ""
     leader: str = ""
     not_ready: Sequence[str] = ()
@@ -198,6 +200,23 @@ def _bgp(inputs: StatusInputs) -> BgpStatus:
         announced=_sorted_text(advertisement.nlri for advertisement in inputs.intent.advertisements),
         learned=inputs.learned,
         peers=[_peer(inputs, peer) for peer in sorted(inputs.intent.peers, key=lambda peer: peer.name)],
+        paths=[_path(route) for route in sorted(inputs.learned_routes.values(), key=_by_prefix)],
+    )
+
+
+def _by_prefix(route: LearnedRoute) -> tuple[int, int, int]:
+    return route.nlri.version, int(route.nlri.network_address), route.nlri.prefixlen
+
+
+def _path(route: LearnedRoute) -> PathStatus:
+    steps = (f"{{{' '.join(map(str, step))}}}" if isinstance(step, tuple) else str(step) for step in route.best.as_path)
+    return PathStatus(
+        prefix=str(route.nlri),
+        next_hops=[str(hop) for hop in route.next_hops],
+        peer=str(route.best.peer),
+        as_path=" ".join(steps),
+        reason=str(route.reason),
+        stale=route.best.stale,
     )
 
 

@@ -22,14 +22,19 @@ _TIMEOUT = 5.0  # seconds
 @click.option("--routes", "all_routes", is_flag=True, help="Print every destination, not only those that wait.")
 def command(output: str, host: str, port: int, all_routes: bool) -> None:
     """What this node does, and why."""
-    status = _ask(host, port)
+    status = ask(host, port)
     if output == "json":
         click.echo(json.dumps(status, indent=2))
     else:
         Console(soft_wrap=False).print(render(status, all_routes=all_routes))
 
 
-def _ask(host: str, port: int) -> Mapping[str, Any]:
+def ask(host: str, port: int) -> Mapping[str, Any]:
+    """The status of the agent that serves there.
+
+    Raises:
+        click.ClickException: nobody answers, or not with a status.
+    """
     url = f"http://{host}:{port}/status"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never behind a proxy
     try:
