@@ -154,6 +154,13 @@ class Claims:
         It stays where it is another node's, has addresses that somebody holds or that cool down, or (with ``sequence``)
         was written since it was looked at.
         """
+        try:
+            return await self._release_once(cidr, node, cooldown=cooldown, sequence=sequence)
+        except (ConflictError, NotFoundError):
+            await self._confirm_again(cidr, node)
+            return False
+
+    async def _release_once(self, cidr: Network, node: str, *, cooldown: timedelta, sequence: int | None) -> bool:
         affinity = await self._find_affinity(node, cidr)
         block = await self._writer.read(cidr)
         if block is None or block.node != node:
@@ -161,18 +168,12 @@ class Claims:
                 await self._finish_block_deletion(cidr)
                 await delete_marked(self._store, BLOCK_AFFINITIES, affinity)
             return block is None
-        if not is_empty(thaw(block, now=self._now(), cooldown=cooldown)) or sequence not in (
-            None,
-            block.sequence_number,
-        ):
+        unchanged = sequence in (None, block.sequence_number)
+        if not unchanged or not is_empty(thaw(block, now=self._now(), cooldown=cooldown)):
             return False
-        try:
-            if affinity is not None:
-                affinity = await self._set_state(affinity, AffinityState.PENDING_DELETION)
-            await delete_marked(self._store, IPAM_BLOCKS, block)
-        except ConflictError:
-            await self._confirm_again(cidr, node)
-            return False
+        if affinity is not None:
+            affinity = await self._set_state(affinity, AffinityState.PENDING_DELETION)
+        await delete_marked(self._store, IPAM_BLOCKS, block)
         self._writer.known.pop(cidr, None)
         if affinity is not None:
             await delete_marked(self._store, BLOCK_AFFINITIES, affinity)
