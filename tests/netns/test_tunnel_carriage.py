@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,27 @@ def test_sender_learns_the_path_mtu(two: Cluster) -> None:
             sock.send(bytes(1400))
     assert raised.value.errno == errno.EMSGSIZE
     assert one.counters()["icmp"] == {"fragmentation needed": 1}
+
+
+def test_sender_learns_the_mtu_of_a_link_further_on(tmp_path: Path) -> None:
+    with cluster(tmp_path, 3) as three:
+        three.tunnel()
+        one, other, router = three.nodes
+        one.ip("route", "add", f"{other.address}/32", "via", router.address)
+        router.ip("route", "add", f"{other.address}/32", "dev", "eth0", "mtu", "lock", "1300")
+        with one.socket(socket.SOCK_DGRAM) as sock, other.socket(socket.SOCK_DGRAM) as sink:
+            sink.bind((other.pod, 9000))
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+            sock.connect((other.pod, 9000))
+            sock.send(bytes(1400))  # of this one the router tells the node
+            time.sleep(0.1)
+            sock.send(bytes(1400))  # and of this one the node the pod
+            eventually(lambda: sock.getsockopt(socket.IPPROTO_IP, IP_MTU) == 1280)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EMSGSIZE
+            sock.send(bytes(1200))
+            assert len(sink.recv(2000)) == 1200
+        sent = os.urandom(1_000_000)
+        assert one.transfer(other, sent) == sent
 
 
 def test_host_learns_the_path_mtu(two: Cluster) -> None:

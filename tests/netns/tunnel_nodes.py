@@ -117,6 +117,12 @@ class Node:
             return "LOWER_UP" in self.ip("link", "show", device)
         return False
 
+    def engine_seconds(self) -> float:
+        """Processor time that the engine has used, seconds."""
+        assert self.engine is not None
+        fields = Path(f"/proc/{self.engine.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def counters(self) -> dict[str, Any]:
         """What the engine last reported, after telling it to end."""
         assert self.stop_engine() == 0
@@ -155,11 +161,11 @@ class Node:
 
                 sender = threading.Thread(target=send)
                 sender.start()
-                received = b""
+                received = bytearray()
                 while part := incoming.recv(1 << 20):
                     received += part
                 sender.join()
-        return received
+        return bytes(received)
 
     def flow(self, other: "Node", *, rate: int = 1000, seconds: float = 3, size: int = 64, port: int = 9000) -> Flow:
         """Datagrams from this node's pod to another's."""

@@ -4,6 +4,7 @@ Reads only, and only IPv4 routes: neither IPIP (RFC 2003) nor flannel's udp back
 pyroute2, whose import takes longer and more memory than the whole engine.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -15,7 +16,8 @@ from calico_py.dataplane import nlmsg
 from calico_py.dataplane.route_codec import RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, RouteParser
 from calico_py.model.kernel import KernelEvent, Link, Route, RouteKey
 
-# linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
+# asm-generic/socket.h, linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
+_SO_RCVBUFFORCE = 33
 _SOL_NETLINK = 270
 _NETLINK_GET_STRICT_CHK = 12
 _RTMGRP_LINK = 0x1
@@ -76,6 +78,8 @@ class Rtnl:
         self._questions.bind((0, 0))
         self._events = socket.socket(socket.AF_NETLINK, kind | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER)
+        with contextlib.suppress(PermissionError):  # without NET_ADMIN net.core.rmem_max is what there is
+            self._events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENT_BUFFER)
         self._events.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_ROUTE))
         self._seq = 0
 
