@@ -40,7 +40,7 @@ class World:
         await self.must(Link(name, ifindex, up=True), Addr(ifindex, interface))
         return ifindex
 
-    async def tunnel(self, name: str = "tunl0") -> int:
+    async def tunnel(self, name: str = "tun7") -> int:
         """A TUN device that is up; its ifindex."""
         await self.must(Link(name, kind="tun", up=True))
         return (await self.link(name)).ifindex

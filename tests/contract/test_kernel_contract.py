@@ -1,6 +1,6 @@
 """One suite for every Kernel: the fake of the unit tests and the machine's.
 
-In a guest whose kernel has the module ipip the variable CALICO_PY_TEST_IPIP=1 adds the machine to the tests of tunl0.
+In the guest of tests/vm, whose kernel has the module ipip, the machine takes part in the tests of tunl0 too.
 """
 
 import errno
@@ -30,7 +30,7 @@ from calico_py.model.kernel import (
 from tests.contract.kernels import World, fake_world, linux_world, read_events
 
 LINUX = pytest.param("linux", marks=pytest.mark.root)
-WITH_IPIP = ["fake with ipip"] + ([LINUX] if os.environ.get("CALICO_PY_TEST_IPIP") == "1" else [])
+WITH_IPIP = ["fake with ipip"] + ([LINUX] if "CALICO_PY_VM" in os.environ else [])
 
 NODE2 = IPv4Address("192.168.1.12")
 NODE3 = IPv4Address("192.168.1.13")
@@ -57,35 +57,35 @@ def onlink(ifindex: int, protocol: int = 80, via: IPv4Address = NODE2) -> Route:
 
 
 async def test_a_tun_device_is_made_as_asked(world: World) -> None:
-    wanted = Link("tunl0", kind="tun", mtu=1480, up=True, alias="calico-py ipip local 192.168.1.11")
+    wanted = Link("tun7", kind="tun", mtu=1480, up=True, alias="calico-py ipip local 192.168.1.11")
     await world.must(wanted)
-    link = await world.link("tunl0")
+    link = await world.link("tun7")
     assert (link.kind, link.mtu, link.up, link.alias) == ("tun", 1480, True, wanted.alias)
     assert not link.running, "nobody is attached"
     await world.must(wanted)
-    assert await world.link("tunl0") == link
+    assert await world.link("tun7") == link
 
 
 async def test_a_device_is_changed_and_renamed_by_its_number(world: World) -> None:
     ifindex = await world.tunnel("other")
-    await world.must(Link("tunl0", ifindex, mtu=1400, up=True))
-    link = await world.link("tunl0")
+    await world.must(Link("tun7", ifindex, mtu=1400, up=True))
+    link = await world.link("tun7")
     assert (link.ifindex, link.mtu, link.up) == (ifindex, 1400, True)
     assert not any(link.name == "other" for link in await world.kernel.dump(Link))
 
 
 async def test_a_device_of_another_kind_keeps_its_name(world: World) -> None:
-    world.add_device("tunl0")
-    before = await world.link("tunl0")
-    error = await world.put(Link("tunl0", kind="tun", up=True))
+    world.add_device("tun7")
+    before = await world.link("tun7")
+    error = await world.put(Link("tun7", kind="tun", up=True))
     assert error is not None
     assert error.errno == errno.EEXIST
-    assert "tunl0" in str(error)
-    assert await world.link("tunl0") == before
+    assert "tun7" in str(error)
+    assert await world.link("tun7") == before
 
 
 async def test_a_device_that_is_gone_cannot_be_changed(world: World) -> None:
-    error = await world.put(Link("tunl0", 4711, up=True))
+    error = await world.put(Link("tun7", 4711, up=True))
     assert error is not None
     assert error.errno == errno.ENODEV
 
@@ -93,8 +93,8 @@ async def test_a_device_that_is_gone_cannot_be_changed(world: World) -> None:
 async def test_removing_a_device_twice_is_success(world: World) -> None:
     await world.tunnel()
     for _ in range(2):
-        assert await world.kernel.send([Delete(Link("tunl0"))]) == [None]
-        assert not any(link.name == "tunl0" for link in await world.kernel.dump(Link))
+        assert await world.kernel.send([Delete(Link("tun7"))]) == [None]
+        assert not any(link.name == "tun7" for link in await world.kernel.dump(Link))
 
 
 async def test_a_kind_that_the_kernel_does_not_know_is_refused(world: World) -> None:
@@ -126,7 +126,7 @@ async def test_the_kernels_tunl0_cannot_be_removed(world: World) -> None:
 
 async def test_an_address_comes_and_goes_with_its_label(world: World) -> None:
     ifindex = await world.tunnel()
-    addr = Addr(ifindex, IPv4Interface("10.244.1.0/32"), label="tunl0:calico-py")
+    addr = Addr(ifindex, IPv4Interface("10.244.1.0/32"), label="tun7:calico-py")
     six = Addr(ifindex, IPv6Interface("fd00::1/128"))
     await world.must(addr, six)
     await world.must(addr, six)
@@ -270,7 +270,7 @@ async def test_a_device_that_goes_down_loses_its_routes(world: World) -> None:
     route6 = Route(BLOCK6, next_hops=(NextHop(ifindex),), protocol=80, metric=1024)
     await world.must(four, six, onlink(ifindex), route6)
     events = world.kernel.events()
-    await world.must(Link("tunl0", up=False))
+    await world.must(Link("tun7", up=False))
     assert await world.routes(80) == set()
     told = [event.object for event in await read_events(events, Route) if event.removed]
     assert route6 in told
@@ -319,7 +319,7 @@ async def test_settings(world: World) -> None:
 
 
 async def test_settings_of_a_device(world: World) -> None:
-    name = "net/ipv4/conf/tunl0/rp_filter"
+    name = "net/ipv4/conf/tun7/rp_filter"
     assert await world.kernel.sysctl(name) is None
     await world.tunnel()
     assert await world.kernel.sysctl(name) is not None
@@ -378,10 +378,10 @@ def _same_key(event: KernelEvent, obj: object) -> bool:
 
 async def test_events_of_a_device_from_birth_to_death(world: World) -> None:
     events = world.kernel.events()
-    await world.must(Link("tunl0", kind="tun", mtu=1400, up=True))
-    link = await world.link("tunl0")
+    await world.must(Link("tun7", kind="tun", mtu=1400, up=True))
+    link = await world.link("tun7")
     assert (await read_events(events, Link))[-1] == KernelEvent(Link, removed=False, object=link)
-    await world.kernel.send([Delete(Link("tunl0"))])
+    await world.kernel.send([Delete(Link("tun7"))])
     last = (await read_events(events, Link))[-1]
     assert last.removed
     assert isinstance(last.object, Link)
