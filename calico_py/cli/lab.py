@@ -22,6 +22,7 @@ from calico_py.lab import (
     readiness,
     statuses,
 )
+from calico_py.lab import demo as demonstration
 from calico_py.lab import logs as log_files
 from calico_py.lab.commands import LabError
 from calico_py.lab.live import LiveLab
@@ -166,7 +167,7 @@ def pod_del(pod_name: str, name: str) -> None:
     pods.delete(LiveLab(name), pod_name)
 
 
-@command.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@command.command("exec", context_settings={"ignore_unknown_options": True})
 @_name
 @click.argument("where", metavar="nodeN|pod/POD")
 @click.argument("argv", metavar="-- CMD", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -174,9 +175,8 @@ def pod_del(pod_name: str, name: str) -> None:
 def exec_(name: str, where: str, argv: tuple[str, ...]) -> None:
     """Run a command inside a node, or with the network of a pod; its exit code is the command's."""
     endpoint = LiveLab(name).endpoint(where)
-    words = argv[1:] if argv[0] == "--" else argv
     sys.stdout.flush()
-    os.execvpe("nsenter", [*endpoint.enter(), *words], endpoint.environment())  # noqa: S606 - the command takes this one's place
+    os.execvpe("nsenter", [*endpoint.enter(), *argv], endpoint.environment())  # noqa: S606 - the command takes this one's place
 
 
 @command.command()
@@ -313,13 +313,11 @@ def cni(node: str, name: str) -> None:
 
 
 @command.command()
-@_name
+@click.option("--name", default=demonstration.NAME, show_default=True, help="Name of the demo's own lab.")
 @click.option("--picture", default="calico-py-demo.svg", show_default=True, help="Where to write the picture.")
 @_errors
 def demo(name: str, picture: str) -> None:
     """Show in a minute what calico-py is for: IPIP, then BGP, without a lost packet."""
-    from calico_py.lab import demo as demonstration  # noqa: PLC0415 - only this command needs it
-
     demonstration.run(name, picture, Console())
 
 

@@ -34,7 +34,7 @@ class Progress:
         if self._status:
             self._status.update(line)
         else:
-            self._console.print(line, markup=False, highlight=False)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

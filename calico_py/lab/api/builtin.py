@@ -31,7 +31,9 @@ def _kind(
     status: bool = False,
     columns: Iterable[Column] = (_AGE,),
     fields: Iterable[str] = (),
+    defaults: Object | None = None,
 ) -> Resource:
+    properties = {name: {"default": value} for name, value in (defaults or {}).items()}
     return Resource(
         group=group,
         version="v1",
@@ -41,7 +43,7 @@ def _kind(
         list_kind=f"{kind}List",
         namespaced=namespaced,
         short_names=short,
-        schema=Schema(ANY),
+        schema=Schema({**ANY, "properties": properties}),
         columns=tuple(columns),
         fields=tuple(fields),
         status=status,
@@ -131,7 +133,13 @@ def builtin() -> tuple[Resource, ...]:
             fields=["status.phase"],
         ),
         _kind("ConfigMap", "configmaps", "cm", columns=(data, _AGE)),
-        _kind("Secret", "secrets", columns=(Column("Type", "string", ".type"), data, _AGE), fields=["type"]),
+        _kind(
+            "Secret",
+            "secrets",
+            columns=(Column("Type", "string", ".type"), data, _AGE),
+            fields=["type"],
+            defaults={"type": "Opaque"},
+        ),
         _kind("ServiceAccount", "serviceaccounts", "sa"),
         _kind("Service", "services", "svc", status=True),
         _kind("DaemonSet", "daemonsets", "ds", group="apps", status=True),

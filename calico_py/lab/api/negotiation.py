@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from calico_py.lab.api import protobuf
 from calico_py.lab.api.errors import ApiError, Object, bad_request
 
 _PATH = re.compile(
@@ -114,6 +115,8 @@ def parse_body(body: bytes, content_type: str) -> Any:
             return json.loads(body)
         if media in ("application/yaml", "application/apply-patch+yaml"):
             return yaml.load(body, Loader=_Loader)  # noqa: S506 - a safe loader
+        if media == protobuf.MEDIA:
+            return protobuf.parse_protobuf(body)
     except (ValueError, yaml.YAMLError) as error:
         raise bad_request(f"the body could not be read as {media}: {error}") from None
     raise ApiError(
