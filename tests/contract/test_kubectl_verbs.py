@@ -312,3 +312,17 @@ def test_namespaces_hold_their_objects(kubectl: Kubectl) -> None:
         assert data == {("somewhere", "b"), ("default", "c")}
     finally:
         kubectl("delete", "namespace", "somewhere", "--wait=false")
+
+
+def test_create_by_words(kubectl: Kubectl) -> None:
+    kubectl("create", "configmap", "c1", "--from-literal=a=b", "--from-literal=c=")
+    assert kubectl.json("get", "configmap", "c1")["data"] == {"a": "b", "c": ""}
+    assert 'configmaps "c1" already exists' in kubectl("create", "configmap", "c1", fails=True).stderr
+    kubectl("create", "secret", "generic", "s1", "--from-literal=a=b")
+    secret = kubectl.json("get", "secret", "s1")
+    assert (secret["data"], secret["type"]) == ({"a": "Yg=="}, "Opaque")
+    kubectl("create", "serviceaccount", "a1")
+    kubectl("delete", "secret/s1", "serviceaccount/a1")
+    kubectl("create", "namespace", "elsewhere")
+    assert kubectl.json("get", "namespace", "elsewhere")["status"]["phase"] == "Active"
+    kubectl("delete", "namespace", "elsewhere", "--wait=false")

@@ -114,3 +114,25 @@ def test_a_form_that_nobody_has() -> None:
 
 def test_a_time_in_yaml_stays_text() -> None:
     assert parse_body(b"a: 2026-01-02T03:04:05Z", "application/apply-patch+yaml") == {"a": "2026-01-02T03:04:05Z"}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"k8s\x00", b"nonsense", b"k8s\x00\x0a\x7f", b"k8s\x00\x0a\x02\x0b\x00", b"k8s\x00\xff"]
+)
+def test_what_is_no_protobuf_is_refused(body: bytes) -> None:
+    with pytest.raises(ApiError) as refused:
+        parse_body(body, "application/vnd.kubernetes.protobuf")
+    assert refused.value.code == 400
+
+
+def test_an_object_in_protobuf() -> None:
+    meta = b"\x0a\x02c1" + b"\x5a\x08\x0a\x01k\x12\x03v v"
+    raw = b"\x0a" + bytes([len(meta)]) + meta + b"\x12\x06\x0a\x01a\x12\x01b" + b"\x20\x01"
+    body = b"k8s\x00\x0a\x0f\x0a\x02v1\x12\x09ConfigMap" + b"\x12" + bytes([len(raw)]) + raw
+    assert parse_body(body, "application/vnd.kubernetes.protobuf") == {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "c1", "labels": {"k": "v v"}},
+        "data": {"a": "b"},
+        "immutable": True,
+    }
