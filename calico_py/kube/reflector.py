@@ -178,7 +178,7 @@ class Reflector(Generic[N]):
         if isinstance(error, NotFoundError) and self.kind.group and not self.in_sync:
             return (
                 f"the API server does not know {self.kind.plural}.{self.kind.group}: "
-                "apply calico-py's CustomResourceDefinitions (kubectl apply -f deploy/crds)"
+                "apply calico-py's CustomResourceDefinitions (kubectl apply -k deploy/crds)"
             )
         return str(error)
 

@@ -8,8 +8,10 @@ import secrets
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from calico_py.lab import flows, lifecycle, pods, readiness
 from calico_py.lab.flow import SIZE
@@ -22,6 +24,11 @@ from calico_py.model.pools import EncapMode
 FULL_MTU = 1450 - 28  # bytes of UDP payload that fill a pod's MTU (IPv4 20, UDP 8)
 POOL = "default-ipv4-ippool"
 NODES = ("node1", "node2", "node3")
+
+# Device and protocol of a route to another node's block.
+TUNNEL = ("tunl0", "80")
+BGP = ("eth0", "81")
+API = ("eth0", "80")
 
 
 def eventually(what: str, check: Callable[[], object], *, within: float = 10.0) -> None:
@@ -84,6 +91,13 @@ class Cluster:
             return used == set(ways) and all(len(routes) == len(NODES) - 1 for routes in found)
 
         eventually(f"routes by {ways}", arrived)
+
+    def status(self, node: str = "node1") -> dict[str, Any]:
+        """What a node says of itself; of every field that no agent answers, while there is none."""
+        answer = self.lab.endpoint(node).run(["curl", "-s", "http://127.0.0.1:9099/status"]).stdout
+        found = json.loads(answer) if answer else defaultdict(lambda: "no agent answers")
+        assert isinstance(found, dict)
+        return found
 
     def agents(self) -> dict[str, int]:
         """Process ids of the agents."""

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,13 +23,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 def made() -> Iterator[Cluster]:
     with cluster() as up:
         yield up
-
-
-def status(made: Cluster, node: str = "node1") -> dict[str, object]:
-    answer = made.lab.endpoint(node).run(["curl", "-s", "http://127.0.0.1:9099/status"]).stdout
-    found = json.loads(answer) if answer else defaultdict(lambda: "no agent answers")
-    assert isinstance(found, dict)
-    return found
 
 
 def allocations(made: Cluster) -> Counter[str]:
@@ -102,9 +95,9 @@ def test_a_pool_that_overlaps_is_left_unused_and_named(made: Cluster) -> None:
         "spec": {"cidr": "10.244.128.0/17"},
     }
     made.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
-    eventually("status names it", lambda: "overlaps with IPPool" in json.dumps(status(made)["problems"]))
+    eventually("status names it", lambda: "overlaps with IPPool" in json.dumps(made.status()["problems"]))
     made.kubectl("delete", "ippool", "overlapping")
-    eventually("and forgets it", lambda: not status(made)["problems"])
+    eventually("and forgets it", lambda: not made.status()["problems"])
 
 
 @pytest.mark.parametrize(
@@ -133,12 +126,10 @@ def test_a_misspelt_environment_ends_the_agent_with_what_is_allowed(made: Cluste
 def test_two_nodes_with_one_address_are_named(made: Cluster) -> None:
     agents.change(made.lab, "node3", "restart", env={"IP": "192.168.50.12/24"})
     try:
-        eventually(
-            "status of either names it", lambda: "192.168.50.12" in json.dumps(status(made, "node2")["problems"])
-        )
+        eventually("status of either names it", lambda: "192.168.50.12" in json.dumps(made.status("node2")["problems"]))
     finally:
         agents.change(made.lab, "node3", "restart", env={"IP": "autodetect"})
-    eventually("mended", lambda: not status(made, "node2")["problems"])
+    eventually("mended", lambda: not made.status("node2")["problems"])
 
 
 def test_the_environment_changes_its_own_pool_and_never_back_from_an_older_template(made: Cluster) -> None:
@@ -149,9 +140,9 @@ def test_the_environment_changes_its_own_pool_and_never_back_from_an_older_templ
     agents.change(made.lab, "node1", "restart", env={"CALICO_IPV4POOL_IPIP": "Never"}, generation=2)
     eventually("the new template's agent changes it", lambda: mode() == "Never")
     agents.change(made.lab, "node2", "restart", generation=1)
-    eventually("node2 is ready", lambda: not status(made, "node2")["not_ready"])
+    eventually("node2 is ready", lambda: not made.status("node2")["not_ready"])
     assert mode() == "Never", "an old template's agent that restarts does not change it back"
     made.apply_mode("CrossSubnet")
     agents.change(made.lab, "node1", "restart", env={"CALICO_IPV4POOL_IPIP": "Always"}, generation=3)
-    eventually("the person's edit wins, and status says so", lambda: POOL in json.dumps(status(made)["environment"]))
+    eventually("the person's edit wins, and status says so", lambda: POOL in json.dumps(made.status()["environment"]))
     assert mode() == "CrossSubnet"

@@ -1,6 +1,5 @@
 """What someone breaks by hand is back within a second, and what is restarted or killed loses nothing."""
 
-import json
 import re
 import subprocess
 import sys
@@ -11,12 +10,9 @@ import pytest
 
 from calico_py.lab import agents
 from calico_py.lab.live import Endpoint
-from tests.product.cluster import Cluster, cluster, eventually
+from tests.product.cluster import BGP, TUNNEL, Cluster, cluster, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
-
-TUNNEL = ("tunl0", "80")
-BGP = ("eth0", "81")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +38,7 @@ def pings(made: Cluster, source: str = "pod/p1", target: str = "pod/p2") -> bool
 
 def established(made: Cluster, where: str = "node1") -> bool:
     """Whether all BGP sessions of a node are up, by its own status."""
-    answer = node(made, where).run(["curl", "-s", "http://127.0.0.1:9099/status"]).stdout
-    return all(peer["state"] == "Established" for peer in json.loads(answer)["bgp"]["peers"])
+    return all(peer["state"] == "Established" for peer in made.status(where)["bgp"]["peers"])
 
 
 def strangers_dropped(made: Cluster, where: str) -> int:

@@ -14,13 +14,10 @@ import pytest
 
 from calico_py.lab.flows import FlowResult, RunningFlow
 from calico_py.model.pools import EncapMode
-from tests.product.cluster import FULL_MTU, NODES, Cluster, cluster, lost
+from tests.product.cluster import API, BGP, FULL_MTU, NODES, TUNNEL, Cluster, cluster, lost
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
-TUNNEL = ("tunl0", "80")
-BGP = ("eth0", "81")
-API = ("eth0", "80")
 SKEW = 2.0  # seconds between two agents that go on
 
 
