@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from calico_py.lab.api.binaries import cached, found
@@ -34,14 +34,12 @@ class ControlPlane:
         url: of the API server, https.
         token: of a user who may do everything.
         authority: certificates that the server's is checked against.
-        etcd: address of etcd, http.
     """
 
     url: str
     token: str
     authority: Path
     kubeconfig: Path
-    etcd: str
     processes: tuple[subprocess.Popen[bytes], ...]
 
     def stop(self) -> None:
@@ -52,41 +50,92 @@ class ControlPlane:
             process.wait()
 
 
-def start(folder: Path, cache: Path, *, address: str = "127.0.0.1") -> ControlPlane:
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything of a control plane is to be.
+
+    Attributes:
+        folder: for data, certificates and logs.
+        client, peer: ports of etcd on 127.0.0.1.
+        port: of the API server.
+        address: on which the API server listens.
+        advertise: a second address that its certificate is valid for; empty for none.
+    """
+
+    folder: Path
+    client: int
+    peer: int
+    port: int
+    address: str = "127.0.0.1"
+    advertise: str = ""
+    token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+
+    @property
+    def url(self) -> str:
+        """Of the API server."""
+        return f"https://{self.address}:{self.port}"
+
+    @property
+    def authority(self) -> Path:
+        """The certificates that the server's is checked against; there once it runs."""
+        return self.folder / "certificates" / "apiserver.crt"
+
+
+def layout(folder: Path, *, address: str = "127.0.0.1", advertise: str = "") -> Layout:
+    """A layout with ports that are free now."""
+    client, peer, port = _free_ports(3)
+    return Layout(folder, client, peer, port, address, advertise)
+
+
+def commands(plan: Layout, cache: Path) -> list[list[str]]:
+    """The command lines of etcd and kube-apiserver, in the order of their start; writes the token's file.
+
+    Raises:
+        MissingError: a program is missing and cannot be built.
+    """
+    etcd, server = found("etcd"), cached("kube-apiserver", cache)
+    tokens = plan.folder / "tokens.csv"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f'{plan.token},admin,admin,"system:masters"\n')
+    return [[str(etcd), *etcd_flags(plan)], [str(server), *server_flags(plan, tokens)]]
+
+
+def start(folder: Path, cache: Path) -> ControlPlane:
     """Start etcd and kube-apiserver and wait until the API is ready, about 4 s.
 
     Args:
         folder: for data, certificates, logs and the kubeconfig; the caller removes it.
         cache: where kube-apiserver is, or is built.
-        address: on which the API server listens.
 
     Raises:
         MissingError: a program is missing.
         StartError: a process ended, or was not ready in time.
     """
-    etcd_program, server_program = found("etcd"), cached("kube-apiserver", cache)
-    client, peer, port = _free_ports(3)
-    etcd_url, token = f"http://127.0.0.1:{client}", secrets.token_hex(16)
-    tokens = folder / "tokens.csv"
-    tokens.touch(mode=0o600)
-    tokens.write_text(f'{token},admin,admin,"system:masters"\n')
-    etcd = _spawn(folder, [str(etcd_program), *_etcd_flags(folder, etcd_url, f"http://127.0.0.1:{peer}")])
-    server = _spawn(folder, [str(server_program), *_server_flags(folder, address, port, etcd_url)])
-    url, certificate = f"https://{address}:{port}", folder / "certificates" / "apiserver.crt"
-    kubeconfig = folder / "kubeconfig"
-    plane = ControlPlane(url, token, certificate, kubeconfig, etcd_url, (etcd, server))
+    plan = layout(folder)
+    processes = tuple(_spawn(folder, command) for command in commands(plan, cache))
+    plane = ControlPlane(plan.url, plan.token, plan.authority, folder / "kubeconfig", processes)
     try:
         _wait_ready(plane, folder)
     except BaseException:
         plane.stop()
         raise
-    write_kubeconfig(kubeconfig, url, token=token, authority=certificate)
+    write_kubeconfig(plane.kubeconfig, plan.url, token=plan.token, authority=plan.authority)
     return plane
 
 
-def _etcd_flags(folder: Path, client: str, peer: str) -> list[str]:
+def write_tokens(folder: Path) -> str:
+    """Write the file of static tokens; the token of a user who may do everything."""
+    token = secrets.token_hex(16)
+    tokens = folder / "tokens.csv"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f'{token},admin,admin,"system:masters"\n')
+    return token
+
+
+def etcd_flags(plan: Layout) -> list[str]:
+    client, peer = f"http://127.0.0.1:{plan.client}", f"http://127.0.0.1:{plan.peer}"
     return [
-        f"--data-dir={folder / 'etcd'}",
+        f"--data-dir={plan.folder / 'etcd'}",
         f"--listen-client-urls={client}",
         f"--advertise-client-urls={client}",
         f"--listen-peer-urls={peer}",
@@ -97,23 +146,24 @@ def _etcd_flags(folder: Path, client: str, peer: str) -> list[str]:
     ]
 
 
-def _server_flags(folder: Path, address: str, port: int, etcd: str) -> list[str]:
-    certificates = folder / "certificates"
-    return [
-        f"--etcd-servers={etcd}",
-        f"--bind-address={address}",
-        f"--secure-port={port}",
-        f"--cert-dir={certificates}",
-        f"--token-auth-file={folder / 'tokens.csv'}",
+def server_flags(plan: Layout, tokens: Path) -> list[str]:
+    # The key that the server makes for TLS serves for the tokens as well.
+    key = plan.authority.with_suffix(".key")
+    flags = [
+        f"--etcd-servers=http://127.0.0.1:{plan.client}",
+        f"--bind-address={plan.address}",
+        f"--secure-port={plan.port}",
+        f"--cert-dir={plan.authority.parent}",
+        f"--token-auth-file={tokens}",
         "--authorization-mode=RBAC",
         "--service-cluster-ip-range=10.96.0.0/16",
         "--service-account-issuer=https://kubernetes.default.svc",
-        # The key that the server makes for TLS serves for the tokens as well.
-        f"--service-account-signing-key-file={certificates / 'apiserver.key'}",
-        f"--service-account-key-file={certificates / 'apiserver.key'}",
+        f"--service-account-signing-key-file={key}",
+        f"--service-account-key-file={key}",
         "--disable-admission-plugins=ServiceAccount",
         "--kubelet-preferred-address-types=InternalIP",
     ]
+    return [*flags, f"--advertise-address={plan.advertise}"] if plan.advertise else flags
 
 
 def _free_ports(count: int) -> list[int]:
