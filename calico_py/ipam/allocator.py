@@ -92,7 +92,7 @@ class Allocator:
             IPAMError: PoolError, ExhaustedError, AddressTakenError or ContendedError, with the reason.
             StoreError: the API failed.
         """
-        work = self._tasks.spawn(self._assign(request), name=f"assign for {request.handle_id}")
+        work = self._tasks.spawn(self._assign(request), name=f"assign for {request.handle_id}", awaited=True)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -102,10 +102,11 @@ class Allocator:
     async def _assign(self, request: AssignRequest) -> tuple[Assigned, ...]:
         owner = self._owner(request.handle_id, request.secondary)
         got: list[Assigned] = []
+        since = self._search.arrive()
         self._holdings.begin(request.handle_id, self._now())
         try:
             await self._search.load()
-            await _all_of(self._parts(request, owner, got))
+            await _all_of(self._parts(request, owner, got, since))
         except BaseException:
             await self._undo(got)
             self._holdings.give_up(request.handle_id)
@@ -117,7 +118,9 @@ class Allocator:
         stamp = f"{self._now().astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} +0000 UTC"  # as Go prints a time
         return Attribute(handle_id, {"node": self.node, "timestamp": stamp, **secondary})
 
-    def _parts(self, request: AssignRequest, owner: Attribute, got: list[Assigned]) -> list[Coroutine[Any, Any, None]]:
+    def _parts(
+        self, request: AssignRequest, owner: Attribute, got: list[Assigned], since: int
+    ) -> list[Coroutine[Any, Any, None]]:
         """The request, taken apart into what can be assigned at the same time. All errors of choice come from here."""
         pools, labels, config = self._pools(), self._labels(), self._config()
         if request.requested:
@@ -125,7 +128,8 @@ class Allocator:
             return [self._search.take_address(address, pool, owner, config, got) for address, pool in chosen]
         choices = {f: choose_pools(pools, request, f, node=self.node, labels=labels) for f in set(request.families)}
         counts = Counter(request.families)
-        return [self._assign_family(Want(f, counts[f], owner, c.pools, config), got) for f, c in choices.items()]
+        wants = [Want(f, counts[f], owner, choice.pools, config, since) for f, choice in choices.items()]
+        return [self._assign_family(want, got) for want in wants]
 
     async def _assign_family(self, want: Want, got: list[Assigned]) -> None:
         await self._release_unselected(want.family)
@@ -302,6 +306,11 @@ class Allocator:
     async def repair(self) -> None:
         """Settle this node's claims: to be called when an affinity of the node is seen that is not confirmed."""
         await self._search.load(again=True)
+
+    def observe(self, block: IPAMBlock) -> None:
+        """Hear of a block of this node from a watch: saves a conflict, or a look for what others gave back."""
+        if block.cidr in self._search.own and not block.deleted:
+            self.writer.learn(block)
 
     def forget_foreign_blocks(self) -> None:
         """Drop other nodes' blocks from memory; they are read again when needed."""

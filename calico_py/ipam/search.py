@@ -43,7 +43,7 @@ class Want:
     owner: Attribute
     pools: Sequence[IPPool]
     config: IPAMConfiguration
-    since: int = 0
+    since: int
     got: list[Assigned] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -119,6 +119,11 @@ class Search:
         """Whether the node has all the blocks that it may have in these pools."""
         return sum(pool_of(want.pools, cidr) is not None for cidr in self.own) >= block_limit_of(want.config)
 
+    def arrive(self) -> int:
+        """The number of this moment, at which a request comes."""
+        self._moment += 1
+        return self._moment
+
     async def find(self, want: Want) -> None:
         """Fill ``want.got``.
 
@@ -127,11 +132,9 @@ class Search:
             ContendedError: too many conflicts.
             StoreError: the API failed. In all these cases what is in ``want.got`` is the caller's to release.
         """
-        await self.load()
-        self._moment += 1
-        want.since = self._moment
         self._searching += 1
         try:
+            await self.load()
             await self._find(want)
         finally:
             self._searching -= 1

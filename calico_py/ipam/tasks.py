@@ -16,17 +16,14 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start it; whoever awaits the task gets its error, else the log does."""
+    def spawn(self, work: Coroutine[Any, Any, T], *, name: str, awaited: bool = False) -> asyncio.Task[T]:
+        """Start it. Its error goes to whoever awaits it, or, if nobody does (``awaited`` is false), to the log."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._running.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._running.discard)
+        if not awaited:
+            task.add_done_callback(_log_error)
         return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("%s ended: %s", task.get_name(), error)
 
     async def drain(self) -> None:
         """Wait until nothing runs any more, what was started meanwhile included."""
@@ -37,3 +34,8 @@ class Tasks:
 async def pause(attempt: int, *, most: float = 0.1) -> None:
     """Wait before another try: not at all after the first, then longer each time, up to ``most`` seconds."""
     await asyncio.sleep(min(most, 0.001 * (2**attempt - 1)))
+
+
+def _log_error(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s: %s", task.get_name(), error, exc_info=error)

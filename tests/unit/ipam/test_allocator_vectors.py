@@ -1,12 +1,14 @@
 """Calico's own cases of address assignment (libcalico-go, lib/ipam/ipam_test.go), as black-box tests."""
 
 import asyncio
+import time
 from ipaddress import ip_network
 
 import pytest
 
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.requests import AssignRequest, ExhaustedError, IPAMError, PoolError
+from calico_py.model.net import Family
 from calico_py.model.pools import AllowedUse
 from tests.fakes.ipam import IPAMCluster, config, pool, workload
 
@@ -114,3 +116,16 @@ async def test_a_block_whose_pool_no_longer_selects_the_node_goes_once_it_is_emp
     assert (await allocator.assign(workload("new")))[0].pool == "second"
     assert [a.cidr for a in await cluster.affinities()] == [held.block]
     assert held.block.subnet_of(ip_network("20.0.0.0/24"))  # type: ignore[arg-type]  # IPv4 both
+
+
+@pytest.mark.parametrize("block_size", [20, 26, 32])
+@pytest.mark.parametrize("count", [1, 64])
+async def test_many_large_pools_cost_little(block_size: int, count: int) -> None:
+    """Calico's speed gate: 100 pools of a /16, less than 5 s; 64 addresses from blocks of one are 64 claims."""
+    pools = [pool(f"10.{i}.0.0/16", block_size) for i in range(100)]
+    cluster = IPAMCluster(pools, config(strict_affinity=True, max_blocks_per_host=100))
+    start = time.process_time()
+    one: tuple[Family, ...] = (4,)
+    got = await cluster.node("host").assign(AssignRequest("many", families=one * count))
+    assert len({a.address for a in got}) == count
+    assert time.process_time() - start < 5
