@@ -97,7 +97,7 @@ def commands(plan: Layout, cache: Path) -> list[list[str]]:
     tokens = plan.folder / "tokens.csv"
     tokens.touch(mode=0o600)
     tokens.write_text(f'{plan.token},admin,admin,"system:masters"\n')
-    return [[str(etcd), *etcd_flags(plan)], [str(server), *server_flags(plan, tokens)]]
+    return [[str(etcd), *_etcd_flags(plan)], [str(server), *_server_flags(plan, tokens)]]
 
 
 def start(folder: Path, cache: Path) -> ControlPlane:
@@ -123,16 +123,7 @@ def start(folder: Path, cache: Path) -> ControlPlane:
     return plane
 
 
-def write_tokens(folder: Path) -> str:
-    """Write the file of static tokens; the token of a user who may do everything."""
-    token = secrets.token_hex(16)
-    tokens = folder / "tokens.csv"
-    tokens.touch(mode=0o600)
-    tokens.write_text(f'{token},admin,admin,"system:masters"\n')
-    return token
-
-
-def etcd_flags(plan: Layout) -> list[str]:
+def _etcd_flags(plan: Layout) -> list[str]:
     client, peer = f"http://127.0.0.1:{plan.client}", f"http://127.0.0.1:{plan.peer}"
     return [
         f"--data-dir={plan.folder / 'etcd'}",
@@ -146,7 +137,7 @@ def etcd_flags(plan: Layout) -> list[str]:
     ]
 
 
-def server_flags(plan: Layout, tokens: Path) -> list[str]:
+def _server_flags(plan: Layout, tokens: Path) -> list[str]:
     # The key that the server makes for TLS serves for the tokens as well.
     key = plan.authority.with_suffix(".key")
     flags = [
