@@ -10,6 +10,7 @@ import functools
 import itertools
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -116,7 +117,9 @@ class LinuxKernel:
             number, text = error.errno or errno.EIO, _own_words(error)
         else:
             return None
-        return None if refusals.is_gone(change, number) else refusals.refusal(change, number, text)
+        if refusals.is_gone(change, number):
+            return None
+        return refusals.refusal(change, number, text, devices=dict(socket.if_nameindex()))
 
     async def _put(self, obj: KernelObject) -> None:
         assert self._ipr is not None, "LinuxKernel is used outside of its context"
@@ -157,11 +160,14 @@ class LinuxKernel:
 
 async def _send_routes(changes: list[Change]) -> list[KernelError | None]:
     answers = await rtnl_socket.exchange([_route_request(change) for change in changes])
-    return [
-        None
-        if not answer.errno or refusals.is_gone(change, answer.errno)
-        else refusals.refusal(change, answer.errno, answer.text)
+    refused = [
+        bool(answer.errno) and not refusals.is_gone(change, answer.errno)
         for change, answer in zip(changes, answers, strict=True)
+    ]
+    devices = dict(socket.if_nameindex()) if any(refused) else {}
+    return [
+        refusals.refusal(change, answer.errno, answer.text, devices=devices) if bad else None
+        for change, answer, bad in zip(changes, answers, refused, strict=True)
     ]
 
 

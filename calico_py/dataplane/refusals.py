@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Mapping
 
 from calico_py.model.kernel import (
     Addr,
@@ -37,24 +38,25 @@ _ADVICE = {
     errno.ENOSPC: "a limit of the kernel is reached",
     errno.ENFILE: "a limit of the kernel is reached",
 }
+_NO_NAMES: Mapping[int, str] = {}
 _DEFAULT_ADVICE = "it is tried again; if this stays, report it with this line"
 
 
-def refusal(change: Change, number: int, text: str = "") -> KernelError:
+def refusal(change: Change, number: int, text: str = "", *, devices: Mapping[int, str] = _NO_NAMES) -> KernelError:
     """The error for a change.
 
     Args:
         change: what was asked.
         number: errno.
         text: the kernel's or a tool's own words, may be empty.
+        devices: names by ifindex, as far as they are known.
     """
     verb = "set" if isinstance(change, Put) else "remove"
     meaning = os.strerror(number)
     words = f" ({text})" if text else ""
     advice = _ADVICE.get(number, _DEFAULT_ADVICE)
-    return KernelError(
-        number, change, f"cannot {verb} {describe(change.object)}: {meaning[0].lower()}{meaning[1:]}{words}; {advice}"
-    )
+    what = describe(change.object, devices)
+    return KernelError(number, change, f"cannot {verb} {what}: {meaning[0].lower()}{meaning[1:]}{words}; {advice}")
 
 
 def is_gone(change: Change, number: int) -> bool:
@@ -63,31 +65,40 @@ def is_gone(change: Change, number: int) -> bool:
     return isinstance(change, Delete) and number in gone
 
 
-def describe(obj: KernelObject) -> str:
-    """An object as people write it, near to what `ip` prints."""
+def describe(obj: KernelObject, devices: Mapping[int, str] = _NO_NAMES) -> str:
+    """An object as people write it, near to what `ip` prints.
+
+    Args:
+        obj: any.
+        devices: names by ifindex; a device without one is shown by its number.
+    """
     match obj:
         case Route():
-            return _describe_route(obj)
+            return _describe_route(obj, devices)
         case Link():
             return f"device {obj.name or f'#{obj.ifindex}'}" + (f" of kind {obj.kind}" if obj.kind else "")
         case Addr():
-            return f"address {obj.interface} on device #{obj.ifindex}"
+            return f"address {obj.interface} on device {_name(obj.ifindex, devices)}"
         case Neigh():
-            return f"neighbour {obj.address} lladdr {obj.mac} on device #{obj.ifindex}"
+            return f"neighbour {obj.address} lladdr {obj.mac} on device {_name(obj.ifindex, devices)}"
         case FdbEntry():
-            return f"forwarding entry {obj.mac} dst {obj.dst} on device #{obj.ifindex}"
+            return f"forwarding entry {obj.mac} dst {obj.dst} on device {_name(obj.ifindex, devices)}"
         case Sysctl():
             return f"setting {obj.name} = {obj.value}"
         case NftTable():
             return f"nftables table {obj.family} {obj.name}"
 
 
-def _describe_route(route: Route) -> str:
+def _name(ifindex: int, devices: Mapping[int, str]) -> str:
+    return devices.get(ifindex, f"#{ifindex}")
+
+
+def _describe_route(route: Route, devices: Mapping[int, str]) -> str:
     kind = f"{route.type} " if route.type != RouteType.UNICAST else ""
-    hops = "".join(_describe_hop(hop) for hop in route.next_hops)
+    hops = "".join(_describe_hop(hop, devices) for hop in route.next_hops)
     return f"route {kind}{route.dst}{hops} proto {route.protocol}"
 
 
-def _describe_hop(hop: NextHop) -> str:
+def _describe_hop(hop: NextHop, devices: Mapping[int, str]) -> str:
     via = f" via {hop.gateway}" if hop.gateway is not None else ""
-    return f"{via} dev #{hop.ifindex}{' onlink' if hop.onlink else ''}"
+    return f"{via} dev {_name(hop.ifindex, devices)}{' onlink' if hop.onlink else ''}"

@@ -27,6 +27,8 @@ from calico_py.model.kernel import (
 
 OURS = frozenset({PROTO_API, PROTO_BGP})
 
+_SHOWN = 5  # sentences in the log for one apply
+
 _log = logging.getLogger(__name__)
 
 
@@ -116,18 +118,11 @@ class RouteReconciler:
         """
         if self._stale:
             await self.resync()
-        failures: dict[RouteKey, str] = {}
-        puts: list[Route] = []
-        for key, route in self._tracker.puts.items():
-            if key in self._foreign:
-                failures[key] = _occupied(route, self._foreign[key])
-            else:
-                puts.append(route)
-        failures.update(await self._put(puts))
+        occupied = {route: self._foreign[key] for key, route in self._tracker.puts.items() if key in self._foreign}
+        failures = await self._put([route for route in self._tracker.puts.values() if route not in occupied])
         failures.update(await self._sweep())
-        for key, sentence in failures.items():
-            if self._failures.get(key) != sentence:
-                _log.warning("%s", sentence)
+        failures.update(await self._explain(occupied))
+        self._log(sentence for key, sentence in failures.items() if self._failures.get(key) != sentence)
         self._failures = failures
         return failures
 
@@ -185,6 +180,22 @@ class RouteReconciler:
         self._stale |= blocking
         return self._stale or bool(lost)
 
+    async def _explain(self, occupied: Mapping[Route, Route]) -> dict[RouteKey, str]:
+        """Why routes are not written whose key a foreign one holds."""
+        devices = {link.ifindex: link.name for link in await self._kernel.dump(Link)} if occupied else {}
+        return {
+            route.key: f"cannot set {refusals.describe(route, devices)}: {refusals.describe(foreign, devices)}, which"
+            " calico-py did not make, has the same destination and metric; remove it, or give it another metric"
+            for route, foreign in occupied.items()
+        }
+
+    def _log(self, sentences: Iterable[str]) -> None:
+        """A device that is down refuses thousands for one cause."""
+        for sentence in (shown := list(sentences))[:_SHOWN]:
+            _log.warning("%s", sentence)
+        if len(shown) > _SHOWN:
+            _log.warning("and %d more routes; `calico-py status` names them all", len(shown) - _SHOWN)
+
     async def _put(self, routes: Sequence[Route]) -> dict[RouteKey, str]:
         before = {route.key: self._tracker.actual.get(route.key) for route in routes}
         for route in routes:
@@ -223,10 +234,3 @@ class RouteReconciler:
 
     async def _send(self, changes: Sequence[Change]) -> list[KernelError | None]:
         return await self._kernel.send(changes) if changes else []
-
-
-def _occupied(route: Route, foreign: Route) -> str:
-    return (
-        f"cannot set {refusals.describe(route)}: {refusals.describe(foreign)}, which calico-py did not make, has the"
-        f" same destination and metric; remove it, or give it another metric"
-    )

@@ -1,5 +1,6 @@
 """Persistent TUN devices (linux/if_tun.h, Documentation/networking/tuntap.rst)."""
 
+import errno
 import fcntl
 import os
 import struct
@@ -21,7 +22,11 @@ def make_persistent(name: str) -> None:
         OSError: EBUSY, a process is attached to a device of that name; EINVAL, another kind of device has the name;
             ENOENT or ENODEV, the kernel has no TUN.
     """
-    descriptor = os.open(_PATH, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(_PATH, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        words = f"there is no {_PATH}: load the module tun, or give the container that device"
+        raise OSError(errno.ENOENT, words) from None
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI))
         fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)

@@ -45,6 +45,12 @@ def test_the_object_is_named(obj: KernelObject, words: str) -> None:
     assert words in str(refusal(Put(obj), errno.EPERM))
 
 
+def test_devices_are_named_where_their_names_are_known() -> None:
+    route = Route(BLOCK, next_hops=(VIA,), protocol=80)
+    assert "dev tunl0 onlink" in str(refusal(Put(route), errno.ENETDOWN, devices={7: "tunl0"}))
+    assert "dev #7 onlink" in str(refusal(Put(route), errno.ENODEV, devices={8: "eth0"}))
+
+
 def test_the_sentence() -> None:
     change = Delete(Link("tunl0"))
     error = refusal(change, errno.EPERM, "in the kernel's words")

@@ -165,8 +165,8 @@ async def test_a_key_that_a_foreign_route_holds_is_refused_with_a_sentence(rig: 
     failures = await rig.reconciler.apply()
     assert list(failures) == [rig.via_tunnel(1).key]
     sentence = failures[rig.via_tunnel(1).key]
-    assert "10.244.0.64/26 via 192.168.1.12" in sentence
-    assert "10.244.0.64/26 via 192.168.1.13" in sentence
+    assert "10.244.0.64/26 via 192.168.1.12 dev tunl0" in sentence
+    assert "10.244.0.64/26 via 192.168.1.13 dev eth0" in sentence
     assert "remove it, or give it another metric" in sentence
     assert foreign in rig.kernel.routes()
     assert rig.ours() == {rig.via_tunnel(2)}
@@ -175,6 +175,21 @@ async def test_a_key_that_a_foreign_route_holds_is_refused_with_a_sentence(rig: 
     assert await rig.deliver()
     assert await rig.reconciler.apply() == {}
     assert rig.ours() == {rig.via_tunnel(1), rig.via_tunnel(2)}
+
+
+@pytest.mark.parametrize("how", ["replaced", "device down"])
+async def test_a_foreign_route_that_went_without_an_event_is_no_obstacle(rig: Rig, how: str) -> None:
+    foreign = rig.via_uplink(1, protocol=4)
+    await rig.put(foreign)
+    rig.reconciler.set_desired(keyed([rig.via_tunnel()]), lambda _: True)
+    assert list(await rig.reconciler.apply()) == [foreign.key]
+    if how == "replaced":
+        await rig.put(rig.via_uplink(1, protocol=80))
+    else:
+        await rig.put(Link("eth0", rig.uplink, up=False))
+    assert await rig.deliver()
+    assert await rig.reconciler.apply() == {}
+    assert rig.ours() == {rig.via_tunnel()}
 
 
 async def test_a_foreign_route_that_takes_our_key_is_seen(rig: Rig) -> None:
@@ -198,6 +213,15 @@ async def test_one_refused_route_stays_pending_and_blocks_no_other(rig: Rig) -> 
     rig.kernel.sent.clear()
     await rig.reconciler.apply()
     assert rig.kernel.sent == [Put(bad)]
+
+
+async def test_a_thousand_refusals_do_not_fill_the_log(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    await rig.put(Link("tunl0", rig.tunnel, up=False))
+    rig.reconciler.set_desired(keyed(rig.via_tunnel(n) for n in range(1000)), lambda _: True)
+    for _ in range(2):
+        assert len(await rig.reconciler.apply()) == 1000
+    assert len(caplog.records) == 6
+    assert "and 995 more routes" in caplog.text
 
 
 async def test_a_refused_replacement_keeps_what_was_known(rig: Rig) -> None:
@@ -310,6 +334,23 @@ async def test_a_route_deleted_while_it_is_written_is_not_forgotten(rig: Rig) ->
     assert rig.reconciler.dirty
     await rig.reconciler.apply()
     assert rig.ours() == {rig.via_tunnel()}
+
+
+async def test_a_refusal_does_not_bring_back_what_was_deleted_meanwhile(rig: Rig) -> None:
+    await rig.settle(rig.via_tunnel())
+    rig.kernel.fail_next(errno.ENOMEM)
+
+    def meddle(when: str, verb: str, _change: object) -> None:
+        if (when, verb) == ("after", "send"):
+            rig.kernel._fault = lambda *_: None
+            rig.kernel._delete(rig.via_tunnel())
+            while not rig.kernel._listeners[0].empty():
+                rig.reconciler.on_event(rig.kernel._listeners[0].get_nowait())
+
+    rig.kernel._fault = meddle
+    rig.reconciler.set_desired(keyed([rig.via_uplink()]), lambda _: True)
+    await rig.reconciler.apply()
+    assert rig.reconciler.installed == {}
 
 
 @pytest.mark.parametrize("how", ["route", "device"])
