@@ -77,12 +77,17 @@ def _print_json(value: object) -> None:
 @_name
 @click.option("--nodes", type=int, default=3, show_default=True, help="How many nodes.")
 @click.option("--subnets", type=int, default=1, show_default=True, help="Among how many subnets they are spread.")
-@click.option("--api", type=click.Choice(list(ApiServer)), default=ApiServer.EMBEDDED, show_default=True)
+@click.option(
+    "--api", type=click.Choice([str(each) for each in ApiServer]), default=ApiServer.EMBEDDED, show_default=True
+)
 @click.option(
     "--pool", "pools", multiple=True, default=(DEFAULT_POOL,), show_default=True, help="CIDR of pods; repeatable."
 )
 @click.option(
-    "--ipip", type=click.Choice(list(EncapMode), case_sensitive=False), default=EncapMode.ALWAYS, show_default=True
+    "--ipip",
+    type=click.Choice([str(each) for each in EncapMode], case_sensitive=False),
+    default=EncapMode.ALWAYS,
+    show_default=True,
 )
 @click.option(
     "--timeout", type=float, default=_READY_WITHIN, show_default=True, help="Seconds until all nodes must be ready."

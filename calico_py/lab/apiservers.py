@@ -1,14 +1,21 @@
-"""How each kind of API server is started, and where nodes and the host reach it."""
+"""How each kind of API server is started, and where nodes and the host reach it.
+
+The embedded one takes sockets that are open already, one in the lab's network and one on the host's loopback. A real
+kube-apiserver cannot: it listens on the host's loopback, and a relay takes what comes in the lab's network there.
+"""
 
 import fcntl
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from calico_py.lab import namespaces
+from calico_py.lab.api.binaries import MissingError, cached, found
+from calico_py.lab.api.control_plane import commands, layout
+from calico_py.lab.cache import cache_directory
 from calico_py.lab.children import Child
 from calico_py.lab.client import Api
 from calico_py.lab.commands import LabError
@@ -33,18 +40,26 @@ def prepare(topology: Topology, state: StateDir) -> Plan:
     Raises:
         LabError: an address cannot be listened on, or binaries are missing.
     """
-    if topology.spec.api == ApiServer.KUBE:
-        raise LabError("--api kube: not built yet")
-    return _embedded(topology, state)
+    state.api.mkdir(exist_ok=True)
+    return _kube(topology, state) if topology.spec.api == ApiServer.KUBE else _embedded(topology, state)
+
+
+def find_programs(environ: Mapping[str, str]) -> None:
+    """See that etcd is there, and build kube-apiserver, in a few minutes, where the cache has none.
+
+    Raises:
+        LabError: a program is missing and cannot be built.
+    """
+    try:
+        found("etcd")
+        cached("kube-apiserver", cache_directory(environ))
+    except MissingError as error:
+        raise LabError(f"--api kube: {error}") from None
 
 
 def _embedded(topology: Topology, state: StateDir) -> Plan:
     """One process with a socket in the lab's network and one on the host's loopback."""
-    state.api.mkdir(exist_ok=True)
-    with namespaces.inside(namespaces.named(topology.core)):
-        inner = _listen(str(topology.core4.ip), API_PORT)
-    outer = _listen("127.0.0.1", 0)
-    sockets = tuple(_keep(listener) for listener in (inner, outer))
+    sockets = (_keep(_listen_inside(topology)), _keep(_listen("127.0.0.1", 0)))
     port = _port(sockets[1])
     given = (topology.spec.commands or {}).get("api")
     command = list(given) if given else [sys.executable, "-m", "calico_py.lab.api"]
@@ -54,6 +69,23 @@ def _embedded(topology: Topology, state: StateDir) -> Plan:
         children=[child],
         inner=Api(f"http://{topology.core4.ip}:{API_PORT}"),
         outer=Api(f"http://127.0.0.1:{port}"),
+    )
+
+
+def _kube(topology: Topology, state: StateDir) -> Plan:
+    """Both programs on the host's loopback, and the relay that listens in the lab's network."""
+    inner = _keep(_listen_inside(topology))
+    plan = layout(state.api, advertise=str(topology.core4.ip))
+    etcd, server = commands(plan, cache_directory(os.environ))
+    relay = [sys.executable, "-m", "calico_py.lab.api.relay", "--fd", "3", "--to", f"127.0.0.1:{plan.port}"]
+    return Plan(
+        children=[
+            _child(topology, state, "etcd", etcd),
+            _child(topology, state, "api", server),
+            _child(topology, state, "relay", relay, (inner,)),
+        ],
+        inner=Api(f"https://{topology.core4.ip}:{API_PORT}", plan.token, str(plan.authority)),
+        outer=Api(plan.url, plan.token, str(plan.authority)),
     )
 
 
@@ -69,6 +101,11 @@ def _child(topology: Topology, state: StateDir, name: str, command: list[str], s
         mark=f"{topology.spec.name}/{name}",
         pass_fds=sockets,
     )
+
+
+def _listen_inside(topology: Topology) -> socket.socket:
+    with namespaces.inside(namespaces.named(topology.core)):
+        return _listen(str(topology.core4.ip), API_PORT)
 
 
 def _listen(address: str, port: int) -> socket.socket:

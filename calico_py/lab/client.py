@@ -47,6 +47,14 @@ class Api:
         """An object or a list."""
         return self.request("GET", path)
 
+    def is_ready(self) -> bool:
+        """Whether the server says that it is ready; False also while it is not there."""
+        try:
+            with self._open("GET", "/readyz", None, "", _TIMEOUT):
+                return True
+        except ApiError:
+            return False
+
     def list(self, path: str) -> list[dict[str, Any]]:
         """The items of a collection."""
         items: list[dict[str, Any]] = self.get(path).get("items") or []
@@ -96,13 +104,14 @@ class Api:
         self, method: str, path: str, body: Mapping[str, Any] | None, content_type: str, timeout: float
     ) -> Iterator[http.client.HTTPResponse]:
         what = f"{method} {self.server}{path}"
-        connection = self._connect(timeout)
         headers = {"Accept": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         if body is not None:
             headers["Content-Type"] = content_type
+        connection: http.client.HTTPConnection | None = None
         try:
+            connection = self._connect(timeout)
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             response = connection.getresponse()
             if response.status >= http.client.BAD_REQUEST:
@@ -111,7 +120,8 @@ class Api:
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(what, 0, f"{error}; is the API server running? see: calico-py lab status") from None
         finally:
-            connection.close()
+            if connection:
+                connection.close()
 
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
         url = urlsplit(self.server)

@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from calico_py.lab import control, namespaces
+from calico_py.lab import apiservers, control, namespaces
 from calico_py.lab.commands import LabError, require, run
 from calico_py.lab.processes import Identity, find_by_command
 from calico_py.lab.state import BASE, StateDir, base_lock, list_labs, write_json
-from calico_py.lab.topology import LabSpec, is_namespace_of
+from calico_py.lab.topology import ApiServer, LabSpec, is_namespace_of
 
 _SUPERVISOR = "calico_py.lab.supervisor"
 _NETNS_DIR_MADE = "netns-directory-made"
@@ -33,6 +33,8 @@ def start(spec: LabSpec, progress: Callable[[str], None]) -> StateDir:
         LabError: it exists already, or a part of it could not be made; nothing is left then.
     """
     _check_machine()
+    if spec.api == ApiServer.KUBE:
+        apiservers.find_programs(os.environ)  # here, where a person sees that it is built
     state = StateDir(spec.name)
     _claim(spec, state)
     with contextlib.ExitStack() as undo:

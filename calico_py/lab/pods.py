@@ -31,7 +31,7 @@ def add(lab: LiveLab, name: str, node_name: str = "") -> PodRecord:
     _, conflist = runtime.read_conflist(node)
     with contextlib.ExitStack() as undo:
         uid = _create(lab.api(), name, node)
-        undo.callback(lab.api().delete, f"{objects.PODS}/{name}")
+        undo.callback(lab.api().delete, _gone(name))
         sandbox = runtime.Sandbox(name, NAMESPACE, uuid.uuid4().hex * 2, uid)
         begun = PodRecord(name, node.place.name, sandbox.container_id, (), conflist, ())
         write_json(_path(lab, name), begun.to_json())  # by which `pod del` finds it, whatever happens from here on
@@ -69,7 +69,7 @@ def delete(lab: LiveLab, name: str) -> None:
         errors = runtime.delete(node, sandbox, record.conflist, record.results)
         _delete_namespace(node, name)
         _path(lab, name).unlink(missing_ok=True)
-    api.delete(f"{objects.PODS}/{name}")
+    api.delete(_gone(name))
     if errors:
         raise LabError("; ".join(errors))
 
@@ -96,6 +96,11 @@ def _create(api: Api, name: str, node: LiveNode) -> str:
         cure = f"; remove it with: calico-py lab pod del {name}" if error.status == http.client.CONFLICT else ""
         raise LabError(f"pod {name}: {error}{cure}") from None
     return str((created.get("metadata") or {}).get("uid", ""))
+
+
+def _gone(name: str) -> str:
+    """The path by which a pod is deleted at once, as its kubelet does when nothing of it is left."""
+    return f"{objects.PODS}/{name}?gracePeriodSeconds=0"
 
 
 def _path(lab: LiveLab, name: str) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calico_py.lab import namespaces, objects
-from calico_py.lab.client import Api
+from calico_py.lab.client import Api, ApiError
 from calico_py.lab.commands import LabError, run
 from calico_py.lab.live import LiveLab
 from calico_py.lab.topology import NodePlace
@@ -83,7 +83,10 @@ def wait_until_ready(
 
 def find_causes(lab: LiveLab) -> dict[str, str]:
     """For each node why it is not ready, or an empty string."""
-    affinities = list_affinities(lab.api())
+    try:
+        affinities = list_affinities(lab.api())
+    except ApiError as error:
+        return {place.name: str(error) for place in lab.topology.nodes}
     causes = {}
     for place in lab.topology.nodes:
         answer = ask_agent(place.netns, "/readiness")

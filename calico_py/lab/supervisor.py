@@ -10,6 +10,8 @@ run on the loop's own thread.
 
 import asyncio
 import contextlib
+import dataclasses
+import http.client
 import os
 import signal
 import sys
@@ -93,7 +95,7 @@ class Supervisor:
         for place in self._topology.nodes:
             self._nodes[place.name] = start_pause(place, self._state)
             install_shim(shim, self._nodes[place.name].root / "opt/cni/bin")
-            _write_kubeconfig(self._nodes[place.name].root / KUBECONFIG.lstrip("/"), inner)
+            _give_kubeconfig(self._nodes[place.name], inner)
             self._start_node(place)
             await self._tell(f"node {place.name}")
         watcher = threading.Thread(
@@ -120,18 +122,15 @@ class Supervisor:
     async def _wait_for_api(self, api: Api) -> None:
         """Until it answers; a process of it that ends again and again is not waited for."""
         deadline = time.monotonic() + _API_START
-        while True:
-            try:
-                await asyncio.to_thread(api.get, "/version")
-            except ApiError as error:
-                ended = [child for child in self._children.values() if child.restarts > _API_RESTARTS]
-                if ended:
-                    raise LabError(f"{ended[0].name} ends again and again:\n{_tail(ended[0].log)}") from None
-                if time.monotonic() > deadline:
-                    raise LabError(f"the API server does not answer: {error}") from None
-                await asyncio.sleep(0.05)
-            else:
-                return
+        while not await asyncio.to_thread(api.is_ready):
+            ended = [child for child in self._children.values() if child.restarts > _API_RESTARTS]
+            if ended:
+                raise LabError(f"{ended[0].name} ends again and again:\n{_tail(ended[0].log)}")
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"the API server is not ready after {_API_START:.0f} s:\n{_tail(self._state.log('api'))}"
+                )
+            await asyncio.sleep(0.05)
 
     async def _register(self, api: Api) -> None:
         """Namespaces, CRDs, Nodes and further pools."""
@@ -144,7 +143,7 @@ class Supervisor:
             path = f"{objects.NODES}/{place.name}/status"
             await asyncio.to_thread(api.patch, path, objects.node_status(place))
         for body in objects.further_pools(self._spec):
-            await asyncio.to_thread(api.create, objects.POOLS, body)
+            await asyncio.to_thread(_create_when_served, api, objects.POOLS, body)
 
     # -- playing the kubelet
 
@@ -331,8 +330,31 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
 
 
+def _create_when_served(api: Api, path: str, body: Mapping[str, Any]) -> None:
+    """A real server takes a moment from a definition to serving it."""
+    deadline = time.monotonic() + _API_START
+    while True:
+        try:
+            api.create(path, body)
+        except ApiError as error:
+            if error.status != http.client.NOT_FOUND or time.monotonic() > deadline:
+                raise
+            time.sleep(_WATCH_AGAIN)
+        else:
+            return
+
+
 def _write_kubeconfig(path: Path, api: Api) -> None:
     write_kubeconfig(path, api.server, token=api.token, authority=Path(api.ca) if api.ca else None)
+
+
+def _give_kubeconfig(node: LiveNode, api: Api) -> None:
+    """Into the node's own file system, the authority beside it."""
+    path = node.root / KUBECONFIG.lstrip("/")
+    if api.ca:
+        path.with_name("ca.crt").write_bytes(Path(api.ca).read_bytes())
+        api = dataclasses.replace(api, ca=str(Path(KUBECONFIG).with_name("ca.crt")))
+    _write_kubeconfig(path, api)
 
 
 def main() -> None:
