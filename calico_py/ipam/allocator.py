@@ -128,7 +128,7 @@ class Allocator:
             return [self._search.take_address(address, pool, owner, config, got) for address, pool in chosen]
         choices = {f: choose_pools(pools, request, f, node=self.node, labels=labels) for f in set(request.families)}
         counts = Counter(request.families)
-        wants = [Want(f, counts[f], owner, choice.pools, config, since) for f, choice in choices.items()]
+        wants = [Want(f, counts[f], owner, c.pools, config, since, c.refused) for f, c in choices.items()]
         return [self._assign_family(want, got) for want in wants]
 
     async def _assign_family(self, want: Want, got: list[Assigned]) -> None:
@@ -169,10 +169,14 @@ class Allocator:
             BlockGoneError: its block does not exist any more.
             StoreError: the API failed; whether the address changed hands is then not known.
         """
-        change = HandOver(assigned, self._owner(handle_id, secondary))
-        after = await self.writer.change(assigned.block, change)
+        return await self._tasks.to_its_end(
+            self._hand_over(assigned, self._owner(handle_id, secondary)), name=f"hand over to {handle_id}"
+        )
+
+    async def _hand_over(self, assigned: Assigned, owner: Attribute) -> Assigned:
+        after = await self.writer.change(assigned.block, HandOver(assigned, owner))
         self._handles.mark(assigned.handle_id, [assigned.block])
-        self._holdings.note(handle_id, {assigned.block}, self._now())
+        self._holdings.note(after.handle_id, {assigned.block}, self._now())
         return after
 
     # Finding and releasing
@@ -185,9 +189,11 @@ class Allocator:
 
     async def release_handle(self, handle_id: str) -> int:
         """Release all addresses of a handle, and say how many there were; none is success."""
+        return await self._tasks.to_its_end(self._release_handle(handle_id), name=f"release {handle_id}")
+
+    async def _release_handle(self, handle_id: str) -> int:
         found = await self._holdings.find(handle_id)
-        done = await self.release([Release(a.address, a.handle_id, a.sequence) for a in found])
-        self._holdings.forget(handle_id)
+        done = await self._release_and_tidy([Release(a.address, a.handle_id, a.sequence) for a in found])
         return len(done.released)
 
     async def release(self, releases: Iterable[Release]) -> Released:
@@ -196,7 +202,12 @@ class Allocator:
         Raises:
             StoreError: the API failed; what had been released by then is.
         """
-        done = await self._release(list(releases), self.cooldown)
+        return await self._tasks.to_its_end(self._release_and_tidy(list(releases)), name="release")
+
+    async def _release_and_tidy(self, releases: Sequence[Release]) -> Released:
+        done = await self._release(releases, self.cooldown)
+        for handle_id in {release.handle_id for release in releases}:
+            self._holdings.forget_empty(handle_id)
         for of in {family(address) for address in done.released}:
             await self._release_unselected(of)
         return done

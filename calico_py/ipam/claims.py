@@ -5,6 +5,7 @@ reader can finish or undo: see ``settle``, which is the whole recovery after a c
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from datetime import datetime, timedelta
 from calico_py.ipam.blocks import is_empty, new_block, sealed, thaw
 from calico_py.ipam.commits import RETRIES, BlockWriter
 from calico_py.ipam.deletion import delete_marked
-from calico_py.ipam.requests import ContendedError
+from calico_py.ipam.requests import ContendedError, UnreadableError
 from calico_py.ipam.tasks import pause
 from calico_py.model.blocks import AffinityState, BlockAffinity, IPAMBlock
 from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS
@@ -27,6 +28,8 @@ from calico_py.model.names import (
 )
 from calico_py.model.net import Network
 from calico_py.model.store import ConflictError, ExistsError, NotFoundError, Store
+
+log = logging.getLogger(__name__)
 
 
 class Claims:
@@ -43,8 +46,16 @@ class Claims:
         labels = f"{LABEL_AFFINITY_TYPE}=host,{LABEL_HOSTNAME_HASH}={hostname_hash(self._node)}"
         listing = await self._store.list(BLOCK_AFFINITIES, labels=labels)
         mine = sorted((a for a in listing.items if a.node == self._node), key=lambda a: (a.cidr.version, a.cidr))
-        settled = await asyncio.gather(*(self.settle(affinity) for affinity in mine))
-        return [block for block in settled if block is not None]
+        settled = await asyncio.gather(*(self.settle(affinity) for affinity in mine), return_exceptions=True)
+        found = []
+        for block in settled:
+            if isinstance(block, UnreadableError):
+                log.warning("left out: %s", block)
+            elif isinstance(block, BaseException):
+                raise block
+            elif block is not None:
+                found.append(block)
+        return found
 
     async def settle(self, affinity: BlockAffinity) -> IPAMBlock | None:
         """Finish or undo what this affinity of the node says was begun; the block if it is the node's in the end.
@@ -115,7 +126,11 @@ class Claims:
         try:
             block = await self._store.create(IPAM_BLOCKS, new_block(cidr, node=self._node, now=self._now()))
         except ExistsError:
-            found = await self._writer.read(cidr)
+            try:
+                found = await self._writer.read(cidr)
+            except UnreadableError:
+                await delete_marked(self._store, BLOCK_AFFINITIES, affinity)
+                raise
             if found is None:
                 await self._finish_block_deletion(cidr)
                 raise ConflictError(f"block {cidr} was being deleted") from None

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from calico_py.ipam.blocks import is_empty, sealed
 from calico_py.ipam.deletion import delete_marked
-from calico_py.ipam.requests import ContendedError
+from calico_py.ipam.requests import ContendedError, UnreadableError
 from calico_py.ipam.tasks import Tasks, pause
 from calico_py.model.blocks import IPAMBlock
 from calico_py.model.kinds import IPAM_BLOCKS
 from calico_py.model.names import block_name
-from calico_py.model.net import Network
+from calico_py.model.net import InvalidError, Network
 from calico_py.model.store import ConflictError, NotFoundError, Store, UnavailableError
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class BlockWriter:
         A change that raises fails alone; one that returns the block itself costs no write.
 
         Raises:
-            BlockGoneError: there is no such block.
+            BlockGoneError: there is no such block. UnreadableError: it cannot be read.
             ContendedError: a conflict on each of 100 tries.
         """
         waiting = _Waiting(change, asyncio.get_running_loop().create_future())
@@ -71,11 +71,17 @@ class BlockWriter:
         return found
 
     async def read(self, cidr: Network) -> IPAMBlock | None:
-        """The block as the API has it now; None if there is none."""
+        """The block as the API has it now; None if there is none.
+
+        Raises:
+            UnreadableError: there is one, but the codec refuses it.
+        """
         try:
             block = await self._store.get(IPAM_BLOCKS, block_name(cidr))
         except NotFoundError:
             block = None
+        except InvalidError as error:
+            raise UnreadableError(f"IPAMBlock {block_name(cidr)}: {error}; mend or delete it") from None
         if block is None or block.deleted:
             self.known.pop(cidr, None)
             return None

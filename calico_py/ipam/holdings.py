@@ -56,9 +56,10 @@ class Holdings:
         note.blocks.update(cidrs)
         self._handles.mark(handle_id, note.blocks, new=True)
 
-    def forget(self, handle_id: str) -> None:
-        """The handle holds nothing any more."""
-        self._notes.pop(handle_id, None)
+    def forget_empty(self, handle_id: str) -> None:
+        """Drop the note of a handle that holds nothing any more."""
+        if handle_id in self._notes and not _held(self._writer.known.values(), handle_id):
+            del self._notes[handle_id]
 
     def since(self, at: datetime) -> frozenset[str]:
         """The handles to which this process assigned something since then, or is about to."""

@@ -126,3 +126,7 @@ class AddressTakenError(IPAMError):
 
 class ContendedError(IPAMError):
     """A write met a conflict on every one of its tries."""
+
+
+class UnreadableError(IPAMError):
+    """A block in the API is none that calico-py can read; the message names the field. Nobody may write it."""

@@ -6,6 +6,7 @@ calico-py's own default, an address that cools down is given again before the re
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -16,16 +17,17 @@ from calico_py.ipam.changes import Assign, AssignAddress, FullError, NotOursErro
 from calico_py.ipam.choice import pool_of
 from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import RETRIES, BlockGoneError, BlockWriter
-from calico_py.ipam.requests import AddressTakenError, Assigned, ContendedError, ExhaustedError
+from calico_py.ipam.requests import AddressTakenError, Assigned, ContendedError, ExhaustedError, UnreadableError
 from calico_py.ipam.rules import RECLAIM_AGE, block_limit_of, cooldown_of, may_press
 from calico_py.ipam.walks import walk_blocks
 from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
 from calico_py.model.kinds import IPAM_BLOCKS
-from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED
 from calico_py.model.net import Address, Family, Network, contains, network_at
 from calico_py.model.pools import IPPool
 from calico_py.model.store import Store, StoreError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -35,7 +37,8 @@ class Want:
     Attributes:
         pools: that may serve it, in order.
         since: number of the moment at which it came, for sharing a look at all blocks.
-        reasons: why a step could not help, in the words that Calico has for it.
+        refused: why other pools of the family may not serve it, by name.
+        reasons: why a step could not help, in the words that Calico has for it, and what to do.
     """
 
     family: Family
@@ -44,6 +47,7 @@ class Want:
     pools: Sequence[IPPool]
     config: IPAMConfiguration
     since: int
+    refused: Mapping[str, str] = field(default_factory=dict)
     got: list[Assigned] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -52,6 +56,19 @@ class Want:
         """How many addresses are still to be found."""
         return self.count - len(self.got)
 
+    def answers(self, other: "Want") -> bool:
+        """Whether the failure of this request, which began at ``since``, is also the other's."""
+        return self.since >= other.since and (self.pools, self.config) == (other.pools, other.config)
+
+    def exhausted(self, node: str) -> ExhaustedError:
+        """The error that says what was tried, and why each thing had nothing."""
+        return ExhaustedError(
+            node=node,
+            family=self.family,
+            pools=[f"{pool.name} ({pool.cidr})" for pool in self.pools],
+            reasons=[*self.reasons, *(f"IPPool {name} was not tried: {why}" for name, why in self.refused.items())],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Survey:
@@ -59,9 +76,6 @@ class _Survey:
 
     blocks: Mapping[Network, IPAMBlock]
     number: int
-
-
-_NEVER = Want(4, 0, Attribute(), (), IPAMConfiguration(Meta("")), since=-1)
 
 
 class Search:
@@ -98,7 +112,7 @@ class Search:
         self._moment = 0
         self._searching = 0
         self._survey = _Survey({}, 0)
-        self._failure = _NEVER
+        self._failure: Want | None = None
 
     async def load(self, *, again: bool = False) -> None:
         """Read the node's blocks and settle what a crash left half-done, once, or again."""
@@ -128,7 +142,7 @@ class Search:
         """Fill ``want.got``.
 
         Raises:
-                ExhaustedError: not all could be found.
+            ExhaustedError: not all could be found.
             ContendedError: too many conflicts.
             StoreError: the API failed. In all these cases what is in ``want.got`` is the caller's to release.
         """
@@ -140,7 +154,7 @@ class Search:
             self._searching -= 1
             if not self._searching:
                 self._survey = _Survey({}, 0)  # thousands of blocks, of no use to a later request
-                self._failure = _NEVER
+                self._failure = None
 
     async def take_address(
         self, address: Address, pool: IPPool, owner: Attribute, config: IPAMConfiguration, got: list[Assigned]
@@ -201,8 +215,7 @@ class Search:
         if want.missing and may_press(want.config):
             await self._take_own(want, pressing=True)
         if want.missing:
-            pools = [f"{pool.name} ({pool.cidr})" for pool in want.pools]
-            raise ExhaustedError(node=self._node, family=want.family, pools=pools, reasons=want.reasons)
+            raise want.exhausted(self._node)
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:
@@ -216,7 +229,7 @@ class Search:
     async def _claim_or_share(self, want: Want) -> bool:
         """Try to get the node a block; a failure that began after this request came, for the same pools, is its own."""
         failure = self._failure
-        if failure.since < want.since or (failure.pools, failure.config) != (want.pools, want.config):
+        if failure is None or not failure.answers(want):
             began = self._moment
             async with self._exclusive():
                 if await self._claim_next(want):
@@ -264,7 +277,7 @@ class Search:
             raise
         except FullError:
             return False
-        except (NotOursError, BlockGoneError):
+        except (NotOursError, BlockGoneError, UnreadableError):
             if own and cidr in self.own:
                 self.own.remove(cidr)
             return False
@@ -281,10 +294,13 @@ class Search:
             limit = block_limit_of(want.config)
             want.reasons.append(
                 f"Need to allocate an IPAM block but could not - limit of {limit} blocks reached for this node"
+                " (raise spec.maxBlocksPerHost of IPAMConfiguration default)"
             )
             return False
         if not want.config.auto_allocate_blocks:
-            want.reasons.append("IPAMConfiguration default has autoAllocateBlocks false, so no new block is claimed")
+            want.reasons.append(
+                "no new block is claimed (set spec.autoAllocateBlocks of IPAMConfiguration default to true)"
+            )
             return False
         return await self._claim_unclaimed(want) or await self._claim_reclaimed(want)
 
@@ -308,7 +324,11 @@ class Search:
         return bool(near) and all(any(address in reserved for reserved in near) for address in cidr)
 
     async def _claim(self, cidr: Network) -> bool:
-        if await self._claims.claim(cidr) is None:
+        try:
+            if await self._claims.claim(cidr) is None:
+                return False
+        except UnreadableError as error:
+            log.warning("passed over: %s", error)
             return False
         if cidr not in self.own:
             self.own.append(cidr)
@@ -339,7 +359,10 @@ class Search:
 
     async def _borrow(self, want: Want) -> None:
         if want.config.strict_affinity:
-            want.reasons.append("No more free affine blocks and strict affinity enabled")
+            want.reasons.append(
+                "No more free affine blocks and strict affinity enabled"
+                " (create another IPPool, or set spec.strictAffinity of IPAMConfiguration default to false)"
+            )
             return
         cooldown = cooldown_of(want.config)
         async with self._claiming:
@@ -351,7 +374,8 @@ class Search:
                     self._writer.learn(block)
                     await self._take(want, block.cidr, pool, own=False)
         if want.missing:
-            want.reasons.append(f"No IPs available in pools: [{' '.join(str(pool.cidr) for pool in want.pools)}]")
+            pools = " ".join(str(pool.cidr) for pool in want.pools)
+            want.reasons.append(f"No IPs available in pools: [{pools}] (create another IPPool, or delete pods)")
 
     def _preference(self, block: IPAMBlock) -> tuple[bool, bytes]:
         """Blocks that lend already come first, for all nodes watch each of them; then each node has its own order."""

@@ -25,6 +25,15 @@ class Tasks:
             task.add_done_callback(_log_error)
         return task
 
+    async def to_its_end(self, work: Coroutine[Any, Any, T], *, name: str) -> T:
+        """Run work that goes on if the caller is cancelled; its error then goes to the log."""
+        task = self.spawn(work, name=name, awaited=True)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_error)
+            raise
+
     async def drain(self) -> None:
         """Wait until nothing runs any more, what was started meanwhile included."""
         while self._running:

@@ -1,15 +1,16 @@
 """Who holds what: release, lookup, hand-over, tunnels, explicit addresses and the reconciliation after a restart."""
 
+import asyncio
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
 from calico_py.ipam.reconcile import Living
-from calico_py.ipam.requests import AddressTakenError, AssignRequest, PoolError, Release, Tunnel
+from calico_py.ipam.requests import AddressTakenError, AssignRequest, ExhaustedError, PoolError, Release, Tunnel
 from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS, IPAM_HANDLES
 from calico_py.model.pools import AllowedUse, EncapMode
-from tests.fakes.ipam import IPAMCluster, config, pool, workload
+from tests.fakes.ipam import IPAMCluster, config, pool, problems, workload
 from tests.fakes.slow import SlowStore
 
 
@@ -279,3 +280,40 @@ async def test_a_reconciliation_writes_the_handles_that_a_crash_left_out() -> No
     await allocator.drain()
     found = await cluster.store.get(IPAM_HANDLES, handle("c"))
     assert found.blocks == {got.block: 1}
+
+
+@pytest.mark.parametrize("operation", ["release_handle", "hand_over"])
+async def test_what_a_cancelled_caller_began_is_done_to_its_end(operation: str) -> None:
+    for turns in range(60):
+        cluster = IPAMCluster([pool("10.0.0.0/26")])
+        allocator = cluster.node("node1", SlowStore(cluster.store, lambda: 2))
+        (got,) = await allocator.assign(workload("c1"))
+        await allocator.drain()
+        work = asyncio.ensure_future(
+            allocator.release_handle(got.handle_id)
+            if operation == "release_handle"
+            else allocator.hand_over(got, handle("c2"), {"pod": "other", "namespace": "default"})
+        )
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        done = work.done()
+        work.cancel()
+        await asyncio.wait([work])
+        await allocator.drain()
+        assert await problems(cluster) == []
+        if done:
+            break
+    assert turns > 3
+
+
+async def test_the_error_names_the_pools_that_were_tried_and_those_that_were_not() -> None:
+    full = pool("10.0.0.0/32", 32, name="full")
+    cluster = IPAMCluster([full, pool("10.1.0.0/24", name="other", node_selector="has(gpu)")])
+    allocator = cluster.node("node1")
+    await allocator.assign(workload("c1"))
+    with pytest.raises(ExhaustedError) as caught:
+        await allocator.assign(workload("c2"))
+    text = str(caught.value)
+    assert "no IPv4 address for node node1 in pools full (10.0.0.0/32)" in text
+    assert "No IPs available in pools: [10.0.0.0/32] (create another IPPool" in text
+    assert "IPPool other was not tried: spec.nodeSelector 'has(gpu)' does not match" in text

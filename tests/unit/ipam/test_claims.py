@@ -9,7 +9,7 @@ import pytest
 from calico_py.ipam import blocks
 from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import BlockWriter
-from calico_py.ipam.requests import AssignRequest
+from calico_py.ipam.requests import AssignRequest, UnreadableError
 from calico_py.ipam.tasks import Tasks
 from calico_py.model.blocks import AffinityState, Attribute, BlockAffinity, IPAMBlock
 from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS
@@ -220,7 +220,7 @@ async def test_reservations_are_never_given_and_a_block_of_nothing_else_is_not_c
 async def test_without_automatic_blocks_a_node_borrows_or_fails() -> None:
     cluster = IPAMCluster([pool("10.0.0.0/24")], config(auto_allocate_blocks=False))
     allocator = cluster.node("node2")
-    with pytest.raises(Exception, match="autoAllocateBlocks false"):
+    with pytest.raises(Exception, match="no new block is claimed"):
         await allocator.assign(workload("c1"))
     cluster.config = config()
     await cluster.node("node1").assign(AssignRequest("k8s-pod-network.c0"))
@@ -245,3 +245,31 @@ async def test_the_default_cooldown_yields_when_nothing_else_is_left() -> None:
         await allocator.assign(workload("c4"))
     cluster.now += timedelta(seconds=30)
     assert (await allocator.assign(workload("c4")))[0].address == second.address
+
+
+@pytest.fixture
+async def spoilt() -> IPAMCluster:
+    """A cluster whose first block, node1's, has an entry too few, as no writer of blocks leaves it."""
+    cluster = IPAMCluster([pool("10.0.0.0/25")])
+    allocator = cluster.node("node1")
+    await allocator.assign(workload("c1"))
+    await allocator.drain()
+    (block,) = await cluster.blocks()
+    body = IPAM_BLOCKS.encode(block)
+    body["spec"]["allocations"].pop()
+    cluster.store.verbs.update(cluster.store._resource(IPAM_BLOCKS), "", block.meta.name, body)
+    return cluster
+
+
+async def test_a_block_that_cannot_be_read_is_passed_over_by_its_node(spoilt: IPAMCluster) -> None:
+    (got,) = await spoilt.node("node1").assign(workload("c2"))
+    assert len(await spoilt.blocks()) == 1, "the good one"
+    assert got.block in {b.cidr for b in await spoilt.blocks()}
+
+
+async def test_a_block_that_cannot_be_read_is_claimed_by_nobody(spoilt: IPAMCluster) -> None:
+    await spoilt.node("node2").assign(workload("c2"))
+    with pytest.raises(UnreadableError, match=r"10-0-0-\d+-26: spec.allocations: found 63, expected 64 entries"):
+        await claims_of(spoilt, "node2").claim(next(a.cidr for a in await spoilt.affinities() if a.node == "node1"))
+    assert {a.node for a in await spoilt.affinities()} == {"node1", "node2"}
+    assert len(await spoilt.affinities()) == 2
