@@ -24,6 +24,7 @@ from calico_py.agent.parts import Parts
 from calico_py.agent.pool_writer import read_cluster_cidrs, write_default_pools
 from calico_py.agent.pools import Surroundings as PoolSurroundings
 from calico_py.agent.pools import ula
+from calico_py.agent.preflight import refuse_foreign_calico
 from calico_py.agent.publish import NodePublisher
 from calico_py.agent.receiver import wants_ipip
 from calico_py.agent.report import Reporter
@@ -149,7 +150,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         agent.loop.observe = metrics.observe_pass
         await _listen(ports, agent.config, reporter, metrics, work)
         parts = {
-            "reflectors": agent.view.run(),
+            "reflectors": _watch(agent),
             "kernel events": _follow_kernel(agent),
             "own address": agent.own.run(),
             "node annotations": agent.publisher.run(),
@@ -190,6 +191,12 @@ def _observe_cni(metrics: Metrics) -> Callable[[str, int, float], None]:
         metrics.cni_seconds.labels(verb, str(code) if code else "ok").observe(seconds)
 
     return observe
+
+
+async def _watch(agent: Parts) -> None:
+    """Nothing is in sync, and so nothing is written, before the cluster is known to be ours to use."""
+    await refuse_foreign_calico(agent.store)
+    await agent.view.run()
 
 
 async def _start(agent: Parts) -> None:

@@ -14,6 +14,7 @@ import click
 from calico_py.agent.config import CONFIG_FILE, AgentConfig, ConfigError, load_config, parse_file
 from calico_py.agent.health import ListenError
 from calico_py.agent.main import run
+from calico_py.agent.preflight import ForeignCalicoError
 from calico_py.agent.settings import BY_NAME, SETTINGS
 from calico_py.agent.undo import undo
 from calico_py.kube.transport import CredentialsError
@@ -67,7 +68,7 @@ def _run(config: AgentConfig) -> list[str]:
     problems: list[str] = []
     try:
         asyncio.run(run(config))
-    except* (CredentialsError, ListenError) as errors:
+    except* (CredentialsError, ForeignCalicoError, ListenError) as errors:
         problems += _sentences(errors)
     return problems
 
