@@ -23,7 +23,7 @@ _STAGING = """
     kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission sample-apiserver sample-cli-plugin
     sample-controller
 """.split()  # noqa: SIM905 - a list of words, not of quotation marks
-_COMMANDS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet")
+_COMMANDS = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet")
 
 
 class MissingError(RuntimeError):
@@ -47,12 +47,16 @@ def cached_all(names: Sequence[str], cache: Path) -> dict[str, Path]:
     Raises:
         MissingError: no Go, or the build failed.
     """
-    paths = {name: cache / name for name in names}
-    with _locked(cache):
-        missing = [name for name, path in paths.items() if not os.access(path, os.X_OK)]
-        if missing:
-            _build(missing, cache)
-    return paths
+    if _missing(names, cache):
+        with _locked(cache):
+            # Whoever had the lock may have built them.
+            if missing := _missing(names, cache):
+                _build(missing, cache)
+    return {name: cache / name for name in names}
+
+
+def _missing(names: Sequence[str], cache: Path) -> list[str]:
+    return [name for name in names if not os.access(cache / name, os.X_OK)]
 
 
 def found(name: str) -> Path:
