@@ -1,4 +1,4 @@
-"""Devices, addresses, neighbours and forwarding entries from rtnetlink messages, pure.
+"""Devices, addresses, neighbours and forwarding entries from rtnetlink messages, pure; TruncatedError if cut short.
 
 struct ifinfomsg (linux/rtnetlink.h) with IFLA_ (linux/if_link.h), struct ifaddrmsg with IFA_ (linux/if_addr.h),
 struct ndmsg with NDA_ (linux/neighbour.h). Reading only, for dumps and events alike; pyroute2 writes these.
@@ -81,7 +81,7 @@ def parse_link(body: bytes) -> ParsedLink | None:
 
     None for messages of AF_BRIDGE: they tell of a bridge's port, and their RTM_DELLINK removes no device.
     """
-    family, _, ifindex, flags, _ = _IFINFOMSG.unpack_from(body)
+    family, _, ifindex, flags, _ = _unpack(_IFINFOMSG, body)
     if family != AF_UNSPEC:
         return None
     attrs = nlmsg.parse_attrs(body, _IFINFOMSG.size)
@@ -106,7 +106,7 @@ def parse_addr(body: bytes) -> Addr | None:
 
     With a peer (point to point) IFA_LOCAL is the device's own address and IFA_ADDRESS the peer's (linux/if_addr.h).
     """
-    _, prefixlen, _, scope, ifindex = _IFADDRMSG.unpack_from(body)
+    _, prefixlen, _, scope, ifindex = _unpack(_IFADDRMSG, body)
     attrs = nlmsg.parse_attrs(body, _IFADDRMSG.size)
     address = _address(attrs.get(_IFA_LOCAL) or attrs.get(_IFA_ADDRESS, b""))
     if address is None:
@@ -134,7 +134,7 @@ def parse_neigh(body: bytes) -> ParsedNeigh | None:
 
     None where it is neither a neighbour with an IP address nor an entry that leads to a remote VTEP.
     """
-    family, ifindex, state, _, _ = _NDMSG.unpack_from(body)
+    family, ifindex, state, _, _ = _unpack(_NDMSG, body)
     attrs = nlmsg.parse_attrs(body, _NDMSG.size)
     dst = _address(attrs.get(_NDA_DST, b""))
     mac = _mac(attrs.get(_NDA_LLADDR, b""))
@@ -142,6 +142,12 @@ def parse_neigh(body: bytes) -> ParsedNeigh | None:
         return None
     entry = FdbEntry(ifindex, mac, dst) if family == AF_BRIDGE else Neigh(ifindex, dst, mac)
     return ParsedNeigh(entry, bool(state & NUD_PERMANENT and mac))
+
+
+def _unpack(header: struct.Struct, body: bytes) -> tuple[int, ...]:
+    if len(body) < header.size:
+        raise nlmsg.TruncatedError(f"message of {len(body)} bytes, its header alone has {header.size}")
+    return header.unpack_from(body)
 
 
 def _number(attrs: Mapping[int, bytes], kind: int) -> int:
