@@ -78,7 +78,7 @@ def _print_json(value: object) -> None:
 @click.option("--nodes", type=int, default=3, show_default=True, help="How many nodes.")
 @click.option("--subnets", type=int, default=1, show_default=True, help="Among how many subnets they are spread.")
 @click.option(
-    "--api", type=click.Choice([str(each) for each in ApiServer]), default=ApiServer.EMBEDDED, show_default=True
+    "--api", type=click.Choice([str(each) for each in ApiServer]), default=str(ApiServer.EMBEDDED), show_default=True
 )
 @click.option(
     "--pool", "pools", multiple=True, default=(DEFAULT_POOL,), show_default=True, help="CIDR of pods; repeatable."
@@ -86,7 +86,7 @@ def _print_json(value: object) -> None:
 @click.option(
     "--ipip",
     type=click.Choice([str(each) for each in EncapMode], case_sensitive=False),
-    default=EncapMode.ALWAYS,
+    default=str(EncapMode.ALWAYS),
     show_default=True,
 )
 @click.option(
