@@ -127,9 +127,15 @@ class ClusterView:
         return dict(found.meta.labels) if found is not None else {}
 
     def problems(self) -> tuple[Problem, ...]:
-        """The objects that the server holds and that cannot be used."""
-        return tuple(
+        """The objects that the server holds and that cannot be used, and the annotations of nodes."""
+        objects = (
             Problem(reflector.kind.kind, name, "Invalid", f"{reflector.kind.kind} {name} is not used: {error}")
             for reflector in self.reflectors()
             for name, error in sorted(reflector.invalid.items())
         )
+        annotations = (
+            Problem("Node", name, "Invalid", f"Node {name}: {sentence}; the annotation counts as absent")
+            for name, node in sorted(self.nodes.objects.items())
+            for sentence in node.invalid
+        )
+        return (*objects, *annotations)

@@ -5,6 +5,7 @@ Unknown fields are left alone (the server prunes what its schema does not know).
 """
 
 import json
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ from calico_py.model.pools import AllowedUse, EncapMode, IPPool
 from calico_py.model.store import Json, Kind
 
 E_ = TypeVar("E_", bound=StrEnum)
+I_ = TypeVar("I_", IPv4Interface, IPv6Interface)
+T_ = TypeVar("T_")
 
 
 def decode_meta(obj: Json) -> Meta:
@@ -361,37 +364,72 @@ def encode_sending(sending: dict[str, Sending]) -> str:
 
 
 def _decode_node(obj: Json) -> Node:
+    """A node by its annotations, each by itself.
+
+    Anybody who may annotate a Node may break one; what the others say must not fall with it, or all nodes would take
+    the routes to this one away, and its own agent could not mend what it does not see.
+    """
     meta = decode_meta(obj)
-    notes = meta.annotations
-
-    def field(name: str) -> str:
-        return f"metadata.annotations[{name}]"
-
-    def interface(name: str) -> Any:
-        return parse_interface(notes[name], field=field(name)) if notes.get(name) else None
-
-    def address(name: str) -> Any:
-        return parse_address(notes[name], field=field(name)) if notes.get(name) else None
-
-    def typed(value: Any, name: str, of: type) -> Any:
-        if value is not None and not isinstance(value, of):
-            raise InvalidError(field(name), notes[name], f"an {of.__name__}")
-        return value
-
-    vxlan = {4: address(names.NODE_IPV4_VXLAN_TUNNEL), 6: address(names.NODE_IPV6_VXLAN_TUNNEL)}
-    macs = {4: notes.get(names.NODE_VXLAN_MAC), 6: notes.get(names.NODE_VXLAN_MAC_V6)}
-    sending = notes.get(names.NODE_SENDING)
+    notes = _Annotations(meta.annotations)
+    ipv4 = notes.read(names.NODE_IPV4_ADDRESS, _interface_of(IPv4Interface))
+    ipv6 = notes.read(names.NODE_IPV6_ADDRESS, _interface_of(IPv6Interface))
+    tunnel = notes.read(names.NODE_IPV4_IPIP_TUNNEL, _ipv4_address)
+    vxlan = {
+        4: notes.read(names.NODE_IPV4_VXLAN_TUNNEL, parse_address),
+        6: notes.read(names.NODE_IPV6_VXLAN_TUNNEL, parse_address),
+    }
+    macs = {4: meta.annotations.get(names.NODE_VXLAN_MAC), 6: meta.annotations.get(names.NODE_VXLAN_MAC_V6)}
     return Node(
         meta=meta,
-        ipv4=typed(interface(names.NODE_IPV4_ADDRESS), names.NODE_IPV4_ADDRESS, IPv4Interface),
-        ipv6=typed(interface(names.NODE_IPV6_ADDRESS), names.NODE_IPV6_ADDRESS, IPv6Interface),
-        ipip_tunnel=typed(address(names.NODE_IPV4_IPIP_TUNNEL), names.NODE_IPV4_IPIP_TUNNEL, IPv4Address),
+        ipv4=ipv4,
+        ipv6=ipv6,
+        ipip_tunnel=tunnel,
         vxlan_tunnels={f: a for f, a in vxlan.items() if a is not None},  # type: ignore[misc]  # keys are 4 and 6
         vxlan_macs={f: m for f, m in macs.items() if m},  # type: ignore[misc]  # keys are 4 and 6
-        as_number=parse_as_number(notes.get(names.NODE_AS_NUMBER), field=field(names.NODE_AS_NUMBER)),
-        rr_cluster_id=notes.get(names.NODE_RR_CLUSTER_ID, ""),
-        sending=decode_sending(sending, field=field(names.NODE_SENDING)) if sending else None,
+        as_number=notes.read(names.NODE_AS_NUMBER, parse_as_number),
+        rr_cluster_id=meta.annotations.get(names.NODE_RR_CLUSTER_ID, ""),
+        sending=notes.read(names.NODE_SENDING, decode_sending),
+        invalid=tuple(notes.invalid),
     )
+
+
+class _Annotations:
+    """Annotations read one by one.
+
+    Attributes:
+        invalid: what was found and expected, a sentence for each that could not be read.
+    """
+
+    def __init__(self, notes: Mapping[str, str]) -> None:
+        self.invalid: list[str] = []
+        self._notes = notes
+
+    def read(self, name: str, parse: Callable[..., T_ | None]) -> T_ | None:
+        """The value of one, None where it is absent or invalid."""
+        if not self._notes.get(name):
+            return None
+        try:
+            return parse(self._notes[name], field=f"metadata.annotations[{name}]")
+        except InvalidError as error:
+            self.invalid.append(str(error))
+            return None
+
+
+def _interface_of(of: type[I_]) -> Callable[..., I_]:
+    def parse(text: str, *, field: str) -> I_:
+        found = parse_interface(text, field=field)
+        if not isinstance(found, of):
+            raise InvalidError(field, text, f"an {of.__name__}")
+        return found
+
+    return parse
+
+
+def _ipv4_address(text: str, *, field: str) -> IPv4Address:
+    found = parse_address(text, field=field)
+    if not isinstance(found, IPv4Address):
+        raise InvalidError(field, text, "an IPv4Address")
+    return found
 
 
 def _encode_node(node: Node) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Node:
         ipv4: address with the prefix of its subnet; None until its agent has written it: no routes to it yet.
         ipip_tunnel: set while the node's IPIP receiver is up.
         sending: by pool name; None where the node does not say (real Calico).
+        invalid: annotations that say nothing usable and count as absent, each with what was expected, as a sentence.
     """
 
     meta: Meta
@@ -40,6 +41,7 @@ class Node:
     as_number: int | None = None
     rr_cluster_id: str = ""
     sending: Mapping[str, Sending] | None = None
+    invalid: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

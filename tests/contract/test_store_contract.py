@@ -13,7 +13,7 @@ from calico_py.kube.client import KubeStore, connect
 from calico_py.kube.lease import Lease, lease_kind
 from calico_py.kube.reflector import Reflector
 from calico_py.model.blocks import AffinityState, BlockAffinity, IPAMBlock
-from calico_py.model.kinds import BLOCK_AFFINITIES, IP_POOLS, IPAM_BLOCKS, NODES
+from calico_py.model.kinds import BLOCK_AFFINITIES, IP_POOLS, IPAM_BLOCKS, NODES, decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.names import (
     LABEL_HOSTNAME_HASH,
@@ -23,7 +23,7 @@ from calico_py.model.names import (
     block_name,
     hostname_hash,
 )
-from calico_py.model.net import InvalidError
+from calico_py.model.net import InvalidError, parse_interface
 from calico_py.model.nodes import Node
 from calico_py.model.pools import EncapMode, IPPool
 from calico_py.model.store import (
@@ -264,15 +264,20 @@ class StoreContract:
             assert event.object.ipv4 == IPv4Interface("10.0.0.1/24")
 
     async def test_what_the_codec_refuses_is_told_as_invalid(self, store: Store) -> None:
+        def decode(obj: Json) -> Node:
+            parse_interface(decode_meta(obj).annotations.get(NODE_IPV4_ADDRESS, "10.0.0.1/24"), field="IPv4Address")
+            return NODES.decode(obj)
+
+        strict = dataclasses.replace(NODES, decode=decode)
         await store.create(NODES, Node(Meta("node1")))
         await store.create(NODES, Node(Meta("node2")))
-        async with watching(store, NODES) as watch:
+        async with watching(store, strict) as watch:
             with pytest.raises(InvalidError, match="IPv4Address"):
-                await store.patch(NODES, "node1", {"metadata": {"annotations": {NODE_IPV4_ADDRESS: "nonsense"}}})
+                await store.patch(strict, "node1", {"metadata": {"annotations": {NODE_IPV4_ADDRESS: "nonsense"}}})
             event = await watch.next()
             assert (event.name, event.object) == ("node1", None)
             assert event.invalid is not None
-        listing = await store.list(NODES)
+        listing = await store.list(strict)
         assert [node.name for node in listing.items] == ["node2"]
         assert [invalid.name for invalid in listing.invalid] == ["node1"]
 

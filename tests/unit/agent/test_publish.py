@@ -90,3 +90,14 @@ async def test_an_api_that_fails_is_asked_again_and_named(key: str) -> None:
         fault.failing = False
         await eventually(store, {"keep": "me", key: "192.168.1.11/24"})
         assert not out.last_error
+
+
+@pytest.mark.parametrize("key", [NODE_IPV4_ADDRESS, NODE_SENDING])
+async def test_a_broken_value_of_its_own_is_mended(key: str) -> None:
+    store = MemoryStore()
+    value = {NODE_IPV4_ADDRESS: "10.0.0.1/24", NODE_SENDING: "{}"}[key]
+    async with publisher(store) as out:
+        out.set(annotations={key: value})
+        await eventually(store, {"keep": "me", key: value})
+        await store.patch(NODES, "node1", {"metadata": {"annotations": {key: "nonsense"}}})
+        await eventually(store, {"keep": "me", key: value})
