@@ -19,6 +19,8 @@ BIN_DIR = "/opt/cni/bin"
 CACHE_DIR = "/var/lib/cni"
 IFNAME = "eth0"
 
+_VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+
 Json = Mapping[str, Any]
 
 
@@ -109,9 +111,15 @@ def addresses(result: Json) -> tuple[IPv4Address | IPv6Address, ...]:
     return tuple(ip_interface(entry["address"]).ip for entry in result.get("ips") or [])
 
 
+def choose_version(conflist: Json) -> str:
+    """The newest version that list and runtime know (section 1, cniVersions)."""
+    offered = {*(conflist.get("cniVersions") or ()), conflist.get("cniVersion") or _VERSIONS[0]}
+    return next((version for version in reversed(_VERSIONS) if version in offered), str(conflist.get("cniVersion")))
+
+
 def _config(conflist: Json, plugin: Json, results: Sequence[Json]) -> dict[str, Any]:
     """What a plugin reads from stdin (section 3, "Deriving request configuration from plugin configuration")."""
-    config = {**plugin, "name": conflist.get("name", ""), "cniVersion": conflist.get("cniVersion", "0.3.1")}
+    config = {**plugin, "name": conflist.get("name", ""), "cniVersion": choose_version(conflist)}
     return {**config, "prevResult": results[-1]} if results else config
 
 
