@@ -6,7 +6,7 @@ this node's own and those that lend an address are watched.
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calico_py.kube.reflector import Reflector
 from calico_py.model.bgp import BGPConfiguration, FelixConfiguration
@@ -24,6 +24,7 @@ from calico_py.model.kinds import (
 )
 from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.nodes import Node
 from calico_py.model.store import Store
 
 DEFAULT = "default"
@@ -60,6 +61,7 @@ class ClusterView:
             on_change()
 
         self._node = node
+        self._last_said: dict[str, Node] = {}
         self.nodes = Reflector(store, NODES, on_change)
         self.pools = Reflector(store, IP_POOLS, on_pool_change)
         self.affinities = Reflector(store, BLOCK_AFFINITIES, on_change)
@@ -107,8 +109,9 @@ class ClusterView:
         """The cluster as it is now. The value is meant for one computation, not to be kept."""
         blocks = {**self.lending_blocks.objects, **self.own_blocks.objects}
         configs = self.bgp.objects
+        self._last_said = {name: _as_last_said(n, self._last_said.get(name)) for name, n in self.nodes.objects.items()}
         return ClusterState(
-            nodes=self.nodes.objects,
+            nodes=self._last_said,
             pools=self.pools.objects,
             affinities=self.affinities.objects,
             blocks={block.cidr: block for block in blocks.values()},
@@ -139,3 +142,14 @@ class ClusterView:
             for sentence in node.invalid
         )
         return (*objects, *annotations)
+
+
+def _as_last_said(node: Node, before: Node | None) -> Node:
+    """A node whose annotation of an address someone removed or broke: it has the one that it last had.
+
+    Its own agent puts the annotation back; until then neither its routes nor its sessions go. Another Node of the same
+    name is another node.
+    """
+    if before is None or before.meta.uid != node.meta.uid or (node.ipv4 and node.ipv6):
+        return node
+    return replace(node, ipv4=node.ipv4 or before.ipv4, ipv6=node.ipv6 or before.ipv6)
