@@ -96,6 +96,8 @@ class NftReconciler:
         self._actual = ""  # digest; empty: missing, or not read yet
         self._stale = True
         self._problem = ""
+        self._firewall = Firewall()
+        self._table = render_rules(self._firewall)
 
     async def resync(self) -> None:
         """Read what is there."""
@@ -111,14 +113,16 @@ class NftReconciler:
         """
         if self._stale:
             await self.resync()
-        table = render_rules(firewall)
-        if table.digest == self._actual:
-            return ""
-        (error,) = await self._kernel.send([Put(table)])
-        self._stale |= error is not None
-        if error is None:
-            self._actual = table.digest
-        problem = str(error) if error is not None else ""
+        if firewall != self._firewall:  # rendering thousands of nodes at every apply would take longer than the rest
+            self._firewall, self._table = firewall, render_rules(firewall)
+        problem = ""
+        if self._table.digest != self._actual:
+            (error,) = await self._kernel.send([Put(self._table)])
+            self._stale |= error is not None
+            if error is None:
+                self._actual = self._table.digest
+            else:
+                problem = str(error)
         if problem and problem != self._problem:
             _log.warning("%s", problem)
         self._problem = problem
