@@ -141,6 +141,20 @@ def test_no_route_is_answered(two: Cluster) -> None:
     assert one.counters()["drops"] == {"no route": 1}
 
 
+def test_answers_are_limited(two: Cluster) -> None:
+    one, _ = two.nodes
+    one.ip("route", "add", "10.244.77.0/26", "dev", "tunl0")
+    with one.socket(socket.SOCK_DGRAM) as sock:
+        start = time.monotonic()
+        for _ in range(400):
+            sock.sendto(b"x", ("10.244.77.5", 9000))
+    assert one.ping(two.nodes[1].pod) == 3  # behind them in the queue
+    took = time.monotonic() - start
+    counted = one.counters()
+    assert counted["drops"] == {"no route": 400}
+    assert 50 <= counted["icmp"]["net"] <= 50 + 1000 * took
+
+
 def test_traffic_class_and_ecn_are_carried(two: Cluster) -> None:
     one, other = two.nodes
     with one.capture(f"ip proto 4 and src {one.address}") as lines:

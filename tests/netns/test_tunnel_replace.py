@@ -1,13 +1,19 @@
 """Routes that move between the tunnel and the uplink under traffic; each claim with a control that loses."""
 
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from tests.netns.tunnel_nodes import Cluster, cluster
+from calico_py.dataplane.tunnel.forwarder import BATCH
+from calico_py.dataplane.tunnel.lookup import LINGER
+from calico_py.dataplane.tunnel.rtnl import Rtnl
+from tests.netns.tunnel_nodes import Cluster, cluster, inside
 
 pytestmark = pytest.mark.root
 
@@ -56,6 +62,51 @@ def test_moving_routes_loses_nothing(two: Cluster) -> None:
 def test_moving_routes_at_full_speed_loses_nothing(two: Cluster) -> None:
     """Packets that are in the device's queue when their route leaves it still find their node."""
     assert _under_flows(two, lambda: _toggle(two, skew=0, times=25), rate=3000) == (0, 0)
+
+
+def test_packets_in_the_queue_find_their_node(two: Cluster) -> None:
+    """Their route leaves the tunnel while they wait for an engine that gets no processor."""
+    one, other = two.nodes
+    assert one.engine is not None
+    with one.socket(socket.SOCK_DGRAM) as sock, other.socket(socket.SOCK_DGRAM) as sink:
+        sink.bind((other.pod, 9000))
+        one.engine.send_signal(signal.SIGSTOP)
+        for number in range(3 * BATCH):
+            sock.sendto(bytes((number,)), (other.pod, 9000))
+        one.route(other, "eth0")
+        one.engine.send_signal(signal.SIGCONT)
+        assert [sink.recv(10)[0] for _ in range(3 * BATCH)] == list(range(3 * BATCH))
+    assert one.counters()["drops"] == {}
+
+
+def test_route_beside_another_of_the_same_key(two: Cluster) -> None:
+    """`ip route append` makes two of one key; the kernel uses the first, and tells what looks like a replacement."""
+    one, other = two.nodes
+    one.ip("route", "append", other.block, "via", other.address, "dev", "eth0")
+    time.sleep(LINGER + 1.5)
+    with one.capture("ip proto 4") as lines:
+        assert one.ping(other.pod) == 3
+    assert f"{one.address} > {other.address}" in "\n".join(lines)
+
+
+def test_what_the_kernel_says_of_one_destination(two: Cluster) -> None:
+    one, other = two.nodes
+    one.ip("route", "add", "unreachable", "10.66.0.0/16")
+    one.ip("route", "add", "10.244.9.0/26", "nexthop", "via", other.address, "dev", "tunl0", "onlink")
+    with inside(one.namespace):
+        asked = Rtnl()
+    ifindex = int(one.ip("-o", "link", "show", "tunl0").split(":")[0])
+    answers = {
+        other.pod: IPv4Address(other.address),
+        "10.244.9.1": IPv4Address(other.address),
+        "192.168.1.7": None,
+        "10.66.0.1": None,
+        one.tunnel: None,
+    }
+    try:
+        assert {address: asked.gateway(IPv4Address(address).packed, ifindex) for address in answers} == answers
+    finally:
+        asked.close()
 
 
 def test_control_strict_reverse_path_filter_loses(two: Cluster) -> None:

@@ -5,17 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.vm.guest import GuestError, run_in_vm, run_pytest_in_vm
-from tests.vm.guest_kernel import UnavailableError, prepare
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _available() -> None:
-    try:
-        prepare()
-    except UnavailableError as error:
-        pytest.skip(str(error))
 
 
 def _guests() -> set[str]:

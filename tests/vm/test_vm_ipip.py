@@ -3,15 +3,11 @@
 import pytest
 
 from tests.vm.guest import run_pytest_in_vm
-from tests.vm.guest_kernel import UnavailableError
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 
 def test_kernels_ipip_and_the_engine_interoperate() -> None:
-    try:
-        done = run_pytest_in_vm("tests/vm/guest_interop.py", "-v", timeout=500)
-    except UnavailableError as error:
-        pytest.skip(str(error))
+    done = run_pytest_in_vm("tests/vm/guest_interop.py", "-v", timeout=500)
     assert done.status == 0, done.output
     assert "skipped" not in done.output
