@@ -78,6 +78,9 @@ class _Survey:
     number: int
 
 
+_NOTHING = _Survey({}, 0)
+
+
 class Search:
     """The search of one node. One claim goes on at a time; assigning from blocks never waits for it.
 
@@ -111,7 +114,7 @@ class Search:
         self._loaded_at = 0
         self._moment = 0
         self._searching = 0
-        self._survey = _Survey({}, 0)
+        self._survey = _NOTHING
         self._failure: Want | None = None
 
     async def load(self, *, again: bool = False) -> None:
@@ -153,7 +156,7 @@ class Search:
         finally:
             self._searching -= 1
             if not self._searching:
-                self._survey = _Survey({}, 0)  # thousands of blocks, of no use to a later request
+                self._survey = _NOTHING  # thousands of blocks, of no use to a later request
                 self._failure = None
 
     async def take_address(
@@ -326,6 +329,7 @@ class Search:
     async def _claim(self, cidr: Network) -> bool:
         try:
             if await self._claims.claim(cidr) is None:
+                self._survey = _NOTHING  # another node was faster: what it has claimed since may have addresses to lend
                 return False
         except UnreadableError as error:
             log.warning("passed over: %s", error)
