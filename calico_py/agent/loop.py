@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from ipaddress import IPv4Address
 
 from calico_py.agent.config import AgentConfig
 from calico_py.agent.learned import Learner
@@ -117,8 +118,10 @@ class Loop:
         await asyncio.sleep(DEBOUNCE)
 
     def _patience(self) -> float | None:
+        if self.problem:
+            return RETRY  # without a pass no receiver takes its step, however long its time is up
         waits = []
-        if self.problem or (self.last is not None and (self.last.applied.failures or self.last.applied.problems)):
+        if self.last is not None and (self.last.applied.failures or self.last.applied.problems):
             waits.append(RETRY)
         if self._receiver is not None and self._receiver.deadline is not None:
             waits.append(max(0.0, self._receiver.deadline - time.monotonic()))
@@ -133,7 +136,7 @@ class Loop:
         receiver = self._step(state)
         local = Local(
             node=self._config.node,
-            ipip_address=self._tunnel_address.address,
+            ipip_address=self._ipip_address(state),
             ipip_receiver=receiver.open,
             uplink_mtu=self.uplink_mtu,
             bgp=self._config.bgp,
@@ -179,6 +182,11 @@ class Loop:
             log.info("IPIP receiver: %s, was %s", following.phase, self._receiver.phase)
         self._receiver = following
         return following
+
+    def _ipip_address(self, state: ClusterState) -> IPv4Address | None:
+        """Until IPAM has answered after a start, the one that was announced before: a restart withdraws nothing."""
+        found = self._tunnel_address
+        return found.address if found.known else state.nodes[self._config.node].ipip_tunnel
 
     async def _look_at_devices(self) -> None:
         own = self._own.addresses()

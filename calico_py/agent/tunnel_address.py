@@ -27,11 +27,13 @@ class TunnelAddress:
 
     Attributes:
         address: None while there is none.
+        known: IPAM has answered at least once since the start.
         problem: why there is none although it is needed, as a sentence.
     """
 
     def __init__(self, allocator: Allocator, *, needed: Callable[[], bool], on_change: Callable[[], None]) -> None:
         self.address: IPv4Address | None = None
+        self.known = False
         self.problem = ""
         self._allocator = allocator
         self._needed = needed
@@ -60,9 +62,9 @@ class TunnelAddress:
             missing = found is None and needed
             self._tell("tunl0 has no address: no pool with ipipMode selects this node" if missing else "")
             address = IPv4Address(int(found)) if found is not None else None
-            if address != self.address:
+            if address != self.address or not self.known:
                 log.info("address of tunl0: %s", address)
-                self.address = address
+                self.address, self.known = address, True
                 self._on_change()
 
     async def _find(self, *, needed: bool) -> Address | None:

@@ -391,6 +391,10 @@ class FakeKernel:
         """All routes now, for assertions."""
         return iter(list(self._routes.values()))
 
+    def links(self) -> Iterator[Link]:
+        """All devices now, for assertions."""
+        return iter(list(self._links.values()))
+
 
 class _Events(AsyncIterator[KernelEvent]):
     def __init__(self, queue: asyncio.Queue[KernelEvent]) -> None:
