@@ -25,7 +25,7 @@ from pathlib import Path
 from calico_py.model.bgp import Peer
 from calico_py.model.net import family
 
-BRIDGE = Path(__file__).with_name("bridge.py")
+BRIDGE = Path(__file__).with_name("bridge_main.py")
 PROCESS = "bridge"
 MAX_PASSWORD = 80  # bytes, TCP_MD5SIG_MAXKEYLEN of linux/tcp.h
 

@@ -197,7 +197,7 @@ class Node:
     @property
     def bridge(self) -> int:
         """Process id of the bridge, 0 if there is none."""
-        return next((pid for pid, line in children(self.exabgp).items() if "bridge.py" in line), 0)
+        return next((pid for pid, line in children(self.exabgp).items() if "bridge_main.py" in line), 0)
 
 
 class Agent:

@@ -2,12 +2,17 @@
 
 import json
 import socket
+import subprocess
+import sys
 import time
 from typing import Any
 
 import pytest
 
-from calico_py.bgp.bridge import BGP_PORT, CHUNK, MAX_PATHS, PROBES, RELOAD_LIMIT, SYNC_LIMIT, Bridge, Outbox, Prober
+from calico_py.bgp import exabgp_config
+from calico_py.bgp.bridge import CHUNK, MAX_PATHS, RELOAD_LIMIT, SYNC_LIMIT, Bridge
+from calico_py.bgp.bridge_probe import BGP_PORT, PROBES, Prober
+from calico_py.bgp.bridge_session import Outbox
 
 P, Q, SIX = "10.0.0.2", "10.0.0.3", "fd00::2"
 
@@ -430,6 +435,16 @@ def test_a_flood_of_prefixes_of_one_neighbour_is_bounded() -> None:
         bridge.exabgp_line(update(P, *[f"10.{a}.{n}.0/24" for n in range(1000)]), 0.0)
     assert len(bridge.sessions[P].paths) == MAX_PATHS
     assert bridge.unread == 1000
+
+
+def test_the_bridge_loads_nothing_but_the_standard_library() -> None:
+    program = (
+        "import sys; sys.path.append(sys.argv[1]); import calico_py.bgp.bridge_loop\n"
+        "print(*{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names) - {'__main__'})"
+    )
+    root = str(exabgp_config.BRIDGE.parents[2])
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program, root], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["calico_py"]
 
 
 @pytest.mark.parametrize(
