@@ -15,10 +15,10 @@ from calico_py.dataplane.plan import RoutePlan, plan_routes, sweep_rule
 from calico_py.dataplane.routes import RouteReconciler
 from calico_py.dataplane.sysctls import SysctlKeeper, Touched, wanted_settings
 from calico_py.model.bgp import LearnedRoutes
-from calico_py.model.intent import Intent
+from calico_py.model.intent import Intent, RouteIntent
 from calico_py.model.kernel import Addr, Kernel, KernelEvent, Link, Route, RouteKey
 from calico_py.model.names import IPIP_DEVICE, WORKLOAD_PREFIX
-from calico_py.model.net import Address
+from calico_py.model.net import Address, Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Dataplane:
         self._ipip = IPIPReconciler(kernel, allow_kernel=allow_kernel_ipip)
         self._nft = NftReconciler(kernel)
         self._sysctls = SysctlKeeper(kernel, state_dir / "sysctls.json")
+        self._held: Mapping[Network, RouteIntent] = {}
         self._lock = asyncio.Lock()
 
     def touched(self) -> list[Touched]:
@@ -86,7 +87,8 @@ class Dataplane:
             problems.extend((await self._settings(own)).values())
             links = await self._kernel.dump(Link)
             routes = await self._kernel.dump(Route)
-            plan = plan_routes(intent, links, routes)
+            plan = plan_routes(intent, links, routes, self._held)
+            self._held = plan.held
             self._routes.set_desired(plan.desired, sweep_rule(intent, learned))
             failures = await self._routes.apply()
             return Applied(

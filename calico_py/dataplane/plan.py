@@ -2,11 +2,12 @@
 
 Two questions are answered here and nowhere else: by which device a gateway is reached (the underlay's routes say),
 and which of a destination's candidates is taken (the first that may be installed afresh and can be resolved, or that
-the kernel has already).
+the kernel has already, or had until something took it away).
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from calico_py.model.bgp import LearnedRoutes
 from calico_py.model.intent import (
@@ -39,24 +40,33 @@ class RoutePlan:
     Attributes:
         chosen: the candidate taken for each destination that has a route.
         waiting: what a destination waits for, in a sentence; also one that keeps an older way meanwhile.
+        held: the way that each destination is on, also where it cannot be resolved for the moment: for the next plan.
     """
 
     desired: Mapping[RouteKey, Route]
     chosen: Mapping[Network, RouteIntent]
     waiting: Mapping[Network, str]
+    held: Mapping[Network, RouteIntent] = field(default_factory=dict)
 
 
 class UnresolvedError(Exception):
     """A route cannot be expressed in this kernel now; the message says why."""
 
 
-def plan_routes(intent: Intent, links: Iterable[Link], routes: Iterable[Route]) -> RoutePlan:
+def plan_routes(
+    intent: Intent,
+    links: Iterable[Link],
+    routes: Iterable[Route],
+    held: Mapping[Network, RouteIntent] = MappingProxyType({}),
+) -> RoutePlan:
     """Choose and resolve a route for each destination.
 
     Args:
         intent: what the cluster asks for.
         links: all devices.
         routes: all routes of the kernel, ours and others'.
+        held: the last plan's. A way that is only kept is put back by it when a person or a device that went down took
+            it from the kernel, and follows when the way to its gateway changes; without it the kernel alone tells.
     """
     routes = tuple(routes)
     underlay = Underlay(links, routes)
@@ -64,21 +74,30 @@ def plan_routes(intent: Intent, links: Iterable[Link], routes: Iterable[Route]) 
     desired: dict[RouteKey, Route] = {}
     chosen: dict[Network, RouteIntent] = {}
     waiting: dict[Network, str] = {}
+    still: dict[Network, RouteIntent] = {}
     for destination in intent.destinations.values():
-        found, why = _choose(destination, underlay, installed)
+        before = held.get(destination.dst)
+        found, why = _choose(destination, underlay, installed, before)
         if why:
             waiting[destination.dst] = why
         if found is not None:
             way, route = found
             chosen[destination.dst] = way
             desired[route.key] = route
-    return RoutePlan(desired, chosen, waiting)
+            still[destination.dst] = way
+        elif before is not None and any(candidate.route == before for candidate in destination.candidates):
+            still[destination.dst] = before
+    return RoutePlan(desired, chosen, waiting, still)
 
 
 def _choose(
-    destination: Destination, underlay: "Underlay", installed: Mapping[RouteKey, Route]
+    destination: Destination,
+    underlay: "Underlay",
+    installed: Mapping[RouteKey, Route],
+    before: RouteIntent | None,
 ) -> tuple[tuple[RouteIntent, Route] | None, str]:
     why = destination.waiting
+    taken_away: tuple[RouteIntent, Route] | None = None
     for candidate in destination.candidates:
         try:
             route = underlay.resolve(candidate.route)
@@ -88,7 +107,9 @@ def _choose(
             continue
         if candidate.fresh or installed.get(route.key) == route:
             return (candidate.route, route), why
-    return None, why or "no way to it"
+        if candidate.route == before:
+            taken_away = candidate.route, route
+    return taken_away, why or "no way to it"
 
 
 class Underlay:

@@ -95,6 +95,30 @@ def test_a_kept_route_must_still_lead_to_the_same_node() -> None:
     assert plan(moved, route(NEAR, TUNL0, PROTO_API, onlink=True))[0] is None
 
 
+def test_a_kept_way_that_was_taken_away_is_put_back_by_the_last_plan() -> None:
+    intent = Intent(destinations={BLOCK: Destination(BLOCK, (way(RouteClass.TUNNEL, fresh=False),), "waiting for BGP")})
+    tunnel = route(NEAR, TUNL0, PROTO_API, onlink=True)
+    before = plan_routes(intent, LINKS, [*UNDERLAY, tunnel])
+    down = plan_routes(intent, LINKS[:1], UNDERLAY, before.held)
+    assert not down.desired
+    again = plan_routes(intent, LINKS, UNDERLAY, down.held)
+    assert list(again.desired.values()) == [tunnel]
+    assert again.waiting[BLOCK] == "waiting for BGP"
+
+
+def test_what_the_kernel_has_counts_for_more_than_the_last_plan() -> None:
+    candidates = (way(RouteClass.TUNNEL, fresh=False), way(RouteClass.DIRECT, fresh=False))
+    direct = route(NEAR, ETH0, PROTO_API)
+    intent = Intent(destinations={BLOCK: Destination(BLOCK, candidates)})
+    out = plan_routes(intent, LINKS, [*UNDERLAY, direct], {BLOCK: candidates[0].route})
+    assert list(out.desired.values()) == [direct]
+
+
+def test_a_way_that_is_no_candidate_any_more_is_forgotten() -> None:
+    intent = Intent(destinations={BLOCK: Destination(BLOCK, (way(RouteClass.DIRECT, fresh=False),))})
+    assert not plan_routes(intent, LINKS, UNDERLAY, {BLOCK: way(RouteClass.TUNNEL).route}).held
+
+
 @pytest.mark.parametrize("links", [LINKS[:1], [LINKS[0], Link("tunl0", TUNL0, kind="tun", up=False)]])
 def test_without_its_device_a_tunnel_route_waits_and_what_is_installed_stays(links: list[Link]) -> None:
     direct = route(NEAR, ETH0, PROTO_BGP)

@@ -125,6 +125,11 @@ class OneNode:
         links = {link.ifindex: link.name for link in self.kernel.links()}
         return links.get(route.next_hops[0].ifindex, "gone") if route is not None and route.next_hops else ""
 
+    def waits(self, destination: str) -> str:
+        """What a destination waits for, up to the colon."""
+        last = self.loop.last
+        return last.applied.plan.waiting.get(ip_network(destination), "").partition(":")[0] if last is not None else ""
+
     async def quiet(self, seconds: float = 0.1) -> None:
         """Return when no pass has come for a while."""
         while True:

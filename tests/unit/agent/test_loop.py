@@ -1,10 +1,13 @@
 """The convergence of one node over what happens to it: restarts, things broken by hand, an API that says less."""
 
 import asyncio
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
+from calico_py.model.kernel import Delete, Put
 from calico_py.model.kinds import NODES
 from calico_py.model.names import NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
 from calico_py.model.pools import EncapMode
@@ -62,3 +65,36 @@ async def test_without_its_own_node_an_agent_waits_and_does_not_spin(
         monkeypatch.setattr(loop, "_state", state)
         await asyncio.sleep(0.6)
         assert looks <= 3
+
+
+async def test_a_way_that_is_kept_is_repaired_like_any_other(node: OneNode) -> None:
+    """A Never pool without a learned path keeps its tunnel route, also when someone takes it away meanwhile."""
+    await node.prepare(EncapMode.ALWAYS)
+    await node.annotate("node2", NODE_IPV4_IPIP_TUNNEL, "10.244.2.1")
+    async with node.agent():
+        await until(lambda: node.device(block(2)) == "tunl0")
+        await node.set_mode(EncapMode.NEVER)
+        await until(lambda: node.waits(block(2)) == "waiting for BGP")
+        route = node.route(block(2))
+        assert route is not None
+        await node.kernel.send([Delete(route)])
+        await until(lambda: node.device(block(2)) == "tunl0")
+        tunl0 = node.link("tunl0")
+        assert tunl0 is not None
+        await node.kernel.send([Put(replace(tunl0, up=False))])
+        assert node.route(block(2)) is None
+        await until(lambda: node.device(block(2)) == "tunl0")
+
+
+async def test_a_way_that_was_left_is_not_taken_again(node: OneNode) -> None:
+    await node.prepare(EncapMode.ALWAYS)
+    await node.annotate("node2", NODE_IPV4_IPIP_TUNNEL, "10.244.2.1")
+    async with node.agent():
+        await until(lambda: node.device(block(2)) == "tunl0")
+        node.speaker.session(ip_address("192.168.1.12"), ip_network(block(2)))
+        await node.set_mode(EncapMode.NEVER)
+        await until(lambda: node.device(block(2)) == "eth0")
+        node.speaker.withdraw(ip_address("192.168.1.12"), ip_network(block(2)))
+        await until(lambda: node.route(block(2)) is None)
+        await node.quiet()
+        assert node.route(block(2)) is None
