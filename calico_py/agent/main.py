@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from calico_py.agent.address_care import AddressCare
 from calico_py.agent.cluster_work import ClusterWork
 from calico_py.agent.config import AgentConfig
 from calico_py.agent.health import make_health, make_metrics_app, serve
@@ -40,7 +41,6 @@ from calico_py.dataplane.converge import Dataplane
 from calico_py.dataplane.netlink import LinuxKernel
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.ipam.allocator import Allocator
-from calico_py.ipam.reconcile import Living
 from calico_py.kube.backoff import Backoff
 from calico_py.kube.client import KubeStore, connect
 from calico_py.model.kernel import Addr, Kernel, Link
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 STATE = Path("/var/lib/calico-py")
 RUN = Path("/run/calico-py")
 _READY_POLL = 0.1  # seconds
+_DRAIN_SECONDS = 3.0  # for the handles that are written behind the answers
 
 
 async def run(config: AgentConfig) -> None:
@@ -66,8 +67,9 @@ async def run(config: AgentConfig) -> None:
 @contextlib.asynccontextmanager
 async def compose(config: AgentConfig) -> AsyncIterator[Parts]:
     """All parts, joined, none running yet."""
-    async with connect(config.kubeconfig) as store, LinuxKernel() as kernel:
-        wiring = NetlinkPodWiring()
+    settings = Path(config.proc_sys)
+    async with connect(config.kubeconfig) as store, LinuxKernel(sysctl_path=settings) as kernel:
+        wiring = NetlinkPodWiring(proc_sys=settings)
         try:
             yield _join(config, store, kernel, wiring)
         finally:
@@ -96,6 +98,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         pools=lambda: select_pools(view.pools.objects.values()).usable,
         config=view.ipam_configuration,
         now=lambda: datetime.now(UTC),
+        reserved=view.reserved,
         taken=lambda: [affinity.cidr for affinity in view.affinities.objects.values()],
     )
     tunnel_address = TunnelAddress(
@@ -143,7 +146,8 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         deferred=DeferredDels(STATE / "del"),
     )
     work = ClusterWork(agent)
-    agent.reactions.append(work.mark)
+    care = AddressCare(agent.allocator, agent.view, agent.wiring, agent.kernel, node=agent.config.node)
+    agent.reactions += [work.mark, care.mark]
     reporter = Reporter(agent, leader=lambda: work.holder, own_problems=work.own_problems)
     metrics = make_metrics()
     async with contextlib.AsyncExitStack() as ports, asyncio.TaskGroup() as tasks:
@@ -161,6 +165,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
             "convergence": agent.loop.run(),
             "resync": _resync(agent),
             "network configuration": _install_conflist(agent),
+            "addresses": care.run(),
             "cluster work": work.run(),
         }
         if agent.config.bgp:
@@ -170,6 +175,8 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         log.info("told to stop; routes, devices and sessions stay")
         for task in running:
             task.cancel()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(agent.allocator.drain(), _DRAIN_SECONDS)
 
 
 async def _listen(
@@ -200,7 +207,7 @@ async def _watch(agent: Parts) -> None:
 
 
 async def _start(agent: Parts) -> None:
-    """What is done once, when the API is in sync: the environment's pools, then what an earlier agent left undone."""
+    """What is done once, when the API is in sync: the environment's pools."""
     await agent.view.wait_in_sync()
     await agent.own.wait()
     backoff = Backoff()
@@ -214,11 +221,9 @@ async def _start(agent: Parts) -> None:
             )
             for problem in agent.env_problems:
                 log.warning("%s", problem.message)
-            report = await agent.allocator.reconcile(Living(containers=await agent.wiring.list_containers()))
-            log.info("addresses: %d in use, %d of dead containers freed", report.kept, len(report.released.released))
             return
         except StoreError as error:
-            log.warning("pools and addresses are not looked after yet: %s", error)
+            log.warning("the environment's pools are not looked after yet: %s", error)
             await asyncio.sleep(backoff.wait())
 
 

@@ -18,12 +18,14 @@ from calico_py.model.kinds import (
     BLOCK_AFFINITIES,
     FELIX_CONFIGURATIONS,
     IP_POOLS,
+    IP_RESERVATIONS,
     IPAM_BLOCKS,
     IPAM_CONFIGURATIONS,
     NODES,
 )
 from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.net import Network
 from calico_py.model.nodes import Node
 from calico_py.model.store import Store
 
@@ -70,6 +72,7 @@ class ClusterView:
         self.bgp = Reflector(store, BGP_CONFIGURATIONS, on_change)
         self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change)
         self.ipam = Reflector(store, IPAM_CONFIGURATIONS, on_change)
+        self.reservations = Reflector(store, IP_RESERVATIONS, on_change)
 
     def reflectors(self) -> tuple[Reflector, ...]:  # type: ignore[type-arg]  # of different kinds
         """Each of them."""
@@ -82,6 +85,7 @@ class ClusterView:
             self.bgp,
             self.felix,
             self.ipam,
+            self.reservations,
         )
 
     async def run(self) -> None:
@@ -123,6 +127,10 @@ class ClusterView:
     def ipam_configuration(self) -> IPAMConfiguration:
         """Cluster-wide rules of allocation."""
         return self.ipam.objects.get(DEFAULT) or IPAMConfiguration(Meta(DEFAULT))
+
+    def reserved(self) -> tuple[Network, ...]:
+        """What no pod may be given automatically."""
+        return tuple(cidr for found in self.reservations.objects.values() for cidr in found.reserved_cidrs)
 
     def labels(self) -> dict[str, str]:
         """This node's labels."""

@@ -1,0 +1,95 @@
+"""AddressCare: keeps this node's claims and addresses true to what lives here.
+
+Once after API in-sync: what an earlier agent began is finished or undone, and addresses of dead containers are freed.
+Then, for ever: the allocator hears of changes to this node's blocks, and claims that stay unsettled are settled.
+"""
+
+import asyncio
+import logging
+
+from calico_py.agent.view import ClusterView
+from calico_py.ipam.allocator import Allocator
+from calico_py.ipam.reconcile import Living
+from calico_py.ipam.requests import IPAMError
+from calico_py.kube.backoff import Backoff
+from calico_py.model.blocks import AffinityState
+from calico_py.model.kernel import Kernel, Link, Route
+from calico_py.model.names import WORKLOAD_PREFIX
+from calico_py.model.net import Address
+from calico_py.model.store import StoreError
+from calico_py.model.wiring import PodWiring
+
+log = logging.getLogger(__name__)
+
+_CLAIM_SECONDS = 2.0  # a claim that goes well is settled long before
+
+
+class AddressCare:
+    """Runs beside the convergence; ``mark`` is among the reactions to whatever is watched."""
+
+    def __init__(
+        self, allocator: Allocator, view: ClusterView, wiring: PodWiring, kernel: Kernel, *, node: str
+    ) -> None:
+        self._allocator = allocator
+        self._view = view
+        self._wiring = wiring
+        self._kernel = kernel
+        self._node = node
+        self._changed = asyncio.Event()
+
+    def mark(self) -> None:
+        """Something that is watched changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Reconcile once, then take care, for ever."""
+        await self._view.wait_in_sync()
+        await self._reconcile()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            for block in self._view.own_blocks.objects.values():
+                self._allocator.observe(block)
+            if self._unsettled():
+                await asyncio.sleep(_CLAIM_SECONDS)
+                await self._settle()
+
+    async def _reconcile(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                report = await self._allocator.reconcile(await self._living())
+            except (StoreError, IPAMError) as error:
+                log.warning("addresses of dead containers are not looked for yet: %s", error)
+                await asyncio.sleep(backoff.wait())
+            else:
+                freed = len(report.released.released)
+                log.info("addresses: %d in use, %d of dead containers freed", report.kept, freed)
+                return
+
+    async def _living(self) -> Living:
+        """Containers by their devices; also every address with a host route to a pod's device: real Calico's pods."""
+        containers = await self._wiring.list_containers()
+        devices = {link.ifindex for link in await self._kernel.dump(Link) if link.name.startswith(WORKLOAD_PREFIX)}
+        routed: set[Address] = {
+            route.dst.network_address
+            for route in await self._kernel.dump(Route)
+            if route.dst.prefixlen == route.dst.max_prefixlen and any(hop.ifindex in devices for hop in route.next_hops)
+        }
+        return Living(containers=containers, addresses=routed)
+
+    def _unsettled(self) -> bool:
+        claims = self._view.affinities.objects.values()
+        return any(
+            claim.node == self._node and claim.state != AffinityState.CONFIRMED and not claim.deleted
+            for claim in claims
+        )
+
+    async def _settle(self) -> None:
+        if not self._unsettled():
+            return
+        try:
+            await self._allocator.repair()
+        except (StoreError, IPAMError) as error:
+            log.warning("an unsettled claim of this node is tried again: %s", error)
+            self._changed.set()
