@@ -8,7 +8,7 @@ address may stay behind, and the one that is wanted is known anyway.
 
 import errno
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface
 
@@ -36,6 +36,7 @@ class IPIPStatus:
 
     Attributes:
         reason: why this engine, for people.
+        ifindex: of the device of that name, whatever it is; 0 where there is none.
         running: IFF_LOWER_UP: with the userspace engine, its process is attached.
         address: the one that is wanted, once it is there.
         problem: what is not as wanted and what to do, in a sentence; empty if all is well.
@@ -105,7 +106,7 @@ class IPIPReconciler:
         try:
             status = await self._apply(tunnel)
         except KernelError as error:
-            status = IPIPStatus(problem=str(error))
+            status = await self._as_found(tunnel, str(error))
         self._dirty |= bool(status.problem)
         if status.problem and status.problem != self._status.problem:
             _log.warning("%s", status.problem)
@@ -135,10 +136,11 @@ class IPIPReconciler:
     async def _apply(self, tunnel: IPIPTunnel | None) -> IPIPStatus:
         found = await self._find()
         if tunnel is None:
-            address = await self._our_address(found) if found is not None else None
-            return self._report(found, address) if found is not None and not _objection(found) else IPIPStatus()
+            if found is None or _objection(found):
+                return _unusable(found, "")
+            return self._report(found, await self._our_address(found))
         if found is not None and _objection(found):
-            return IPIPStatus(problem=_objection(found))
+            return _unusable(found, _objection(found))
         if found is None:
             await self._make(tunnel)
         elif not _is_as(found, _link(tunnel, found.kind, found.ifindex)):
@@ -149,6 +151,15 @@ class IPIPReconciler:
         if tunnel.address is not None:
             await self._ensure_address(link, tunnel.address)
         return self._report(link, tunnel.address)
+
+    async def _as_found(self, tunnel: IPIPTunnel | None, problem: str) -> IPIPStatus:
+        """What there is all the same where something was refused: others are told what is true, not what failed."""
+        link = await self._find()
+        if link is None or tunnel is None or _objection(link):
+            return _unusable(link, problem)
+        there = {addr.interface.ip for addr in await self._kernel.dump(Addr) if addr.ifindex == link.ifindex}
+        address = tunnel.address if tunnel.address in there else None
+        return replace(self._report(link, address), problem=problem)
 
     async def _find(self) -> Link | None:
         """The device of our name, else a TUN device of ours that someone renamed."""
@@ -204,6 +215,11 @@ class IPIPReconciler:
             engine = Engine.USERSPACE
             reason = self._reason or f"{link.name} is a TUN device made earlier; without it ipip is asked for again"
         return IPIPStatus(engine, reason, link.ifindex, link.up, link.running, address)
+
+
+def _unusable(link: Link | None, problem: str) -> IPIPStatus:
+    """No engine; but routes may lead to the device."""
+    return IPIPStatus(ifindex=link.ifindex if link is not None else 0, problem=problem)
 
 
 def _link(tunnel: IPIPTunnel, kind: str, ifindex: int = 0) -> Link:

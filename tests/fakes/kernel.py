@@ -104,6 +104,10 @@ class FakeKernel:
         assert link is not None
         self._store_link(replace(link, running=running and link.up))
 
+    def set_link(self, link: Link) -> None:
+        """A device is another one all at once, whatever Linux would say to that."""
+        self._store_link(link)
+
     def add_device(self, name: str, kind: str = "", mac: str = "02:00:00:00:00:01") -> int:
         """Hardware, or another program's device; its ifindex."""
         return self._new_link(Link(name, kind=kind, mtu=1500, mac=mac)).ifindex

@@ -1,13 +1,14 @@
 """The convergence of one node over what happens to it: restarts, things broken by hand, an API that says less."""
 
 import asyncio
+import errno
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
-from calico_py.model.kernel import Delete, Put
+from calico_py.model.kernel import Delete, Link, Put
 from calico_py.model.kinds import NODES
 from calico_py.model.names import NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
 from calico_py.model.pools import EncapMode
@@ -98,3 +99,38 @@ async def test_a_way_that_was_left_is_not_taken_again(node: OneNode) -> None:
         await until(lambda: node.route(block(2)) is None)
         await node.quiet()
         assert node.route(block(2)) is None
+
+
+async def test_a_device_that_cannot_be_mended_is_still_said_to_be_sent_through(node: OneNode) -> None:
+    """Others' receivers go by what is said here: it must be true whatever else is wrong."""
+    await node.prepare(EncapMode.ALWAYS)
+    await node.annotate("node2", NODE_IPV4_IPIP_TUNNEL, "10.244.2.1")
+    async with node.agent() as loop:
+        await until(lambda: node.device(block(2)) == "tunl0")
+        await node.quiet()
+        before = await node.annotations()
+        tunl0 = node.link("tunl0")
+        assert tunl0 is not None
+        await node.kernel.send([Put(replace(tunl0, mtu=1300))])
+        node.kernel.fail_next(errno.EBUSY, 1000, Link)
+        await until(lambda: loop.last is not None and bool(loop.last.applied.problems))
+        await node.quiet()
+        assert await node.annotations() == before
+
+
+async def test_a_foreign_device_that_took_the_name_is_said_to_be_sent_through_while_routes_lead_there(
+    node: OneNode,
+) -> None:
+    await node.prepare(EncapMode.ALWAYS)
+    await node.annotate("node2", NODE_IPV4_IPIP_TUNNEL, "10.244.2.1")
+    async with node.agent() as loop:
+        await until(lambda: node.device(block(2)) == "tunl0")
+        await node.quiet()
+        before = (await node.annotations())[NODE_SENDING]
+        tunl0 = node.link("tunl0")
+        assert tunl0 is not None
+        node.kernel.set_link(replace(tunl0, kind="gre"))
+        await until(lambda: loop.last is not None and bool(loop.last.applied.problems))
+        await node.quiet()
+        assert node.device(block(2)) == "tunl0"
+        assert (await node.annotations())[NODE_SENDING] == before
