@@ -89,6 +89,7 @@ class AgentConfig:
     health_port: int
     metrics_host: str
     metrics_port: int
+    proc_sys: str
     cni_bin_dir: str
     cni_conf_dir: str
     cni_conf_name: str
@@ -143,6 +144,7 @@ def load_config(
         health_port=values[settings.HEALTH_PORT],
         metrics_host=values[settings.METRICS_HOST],
         metrics_port=values[settings.METRICS_PORT],
+        proc_sys=values[settings.PROC_SYS],
         cni_bin_dir=values[settings.CNI_BIN_DIR],
         cni_conf_dir=values[settings.CNI_CONF_DIR],
         cni_conf_name=values[settings.CNI_CONF_NAME],

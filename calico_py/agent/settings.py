@@ -345,6 +345,14 @@ METRICS_PORT: Setting[int] = Setting(
     "TCP port of /metrics; 0 serves none.",
     aliases=("FELIX_PROMETHEUSMETRICSPORT",),
 )
+PROC_SYS: Setting[str] = Setting(
+    "CALICO_PY_PROC_SYS",
+    "/proc/sys",
+    spellings.text,
+    Section.PROCESS,
+    "a path",
+    "Where the host's /proc/sys is; that of a container which is not privileged is read-only.",
+)
 CNI_BIN_DIR: Setting[str] = Setting(
     "CALICO_PY_CNI_BIN_DIR",
     "/opt/cni/bin",
@@ -405,6 +413,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     HEALTH_PORT,
     METRICS_HOST,
     METRICS_PORT,
+    PROC_SYS,
     CNI_BIN_DIR,
     CNI_CONF_DIR,
     CNI_CONF_NAME,

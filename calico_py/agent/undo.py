@@ -48,7 +48,7 @@ async def undo(config: AgentConfig, *, state: Path = STATE, run: Path = RUN) -> 
     """
     problems = _remove_conflist(config)
     problems += await _withdraw(config)
-    async with LinuxKernel() as kernel:
+    async with LinuxKernel(sysctl_path=Path(config.proc_sys)) as kernel:
         problems += await cleanup(kernel, SysctlKeeper(kernel, state / SETTINGS), [state, run])
     return problems
 

@@ -210,3 +210,8 @@ def test_every_default_can_be_spelt(setting: object) -> None:
         setting.parse(setting.default)
     except SpellingError as error:
         pytest.fail(str(error))
+
+
+def test_the_host_s_settings_may_be_elsewhere() -> None:
+    assert load().proc_sys == "/proc/sys"
+    assert load(CALICO_PY_PROC_SYS="/host/proc/sys").proc_sys == "/host/proc/sys"
