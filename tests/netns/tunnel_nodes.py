@@ -49,6 +49,12 @@ def eventually(check: Callable[[], object], *, within: float = 5.0) -> None:
         time.sleep(0.01)
 
 
+def batch(namespace: str, *lines: str) -> None:
+    """Many commands for iproute2 by one process."""
+    text = "\n".join(lines)
+    subprocess.run(["ip", "-n", namespace, "-batch", "-"], input=text, check=True, capture_output=True, text=True)
+
+
 class Node:
     """A node with one pod; its address is 192.168.1.N, its block 10.244.N.0/26, its pod 10.244.N.2."""
 
@@ -82,12 +88,15 @@ class Node:
 
     def make_tunnel(self, device: str = "tunl0", encapsulation: str = "ipip") -> None:
         """The device as the agent makes it."""
-        self.ip("tuntap", "add", device, "mode", "tun")
-        self.ip("link", "set", device, "mtu", "1480" if encapsulation == "ipip" else "1472")
-        port = "" if encapsulation == "ipip" else " port 8285"
-        self.ip("link", "set", device, "alias", f"calico-py {encapsulation} local {self.address}{port}")
-        self.ip("addr", "add", f"{self.tunnel}/32", "dev", device)
-        self.ip("link", "set", device, "up")
+        mtu, port = (1480, "") if encapsulation == "ipip" else (1472, " port 8285")
+        batch(
+            self.namespace,
+            f"tuntap add {device} mode tun",
+            f"link set {device} mtu {mtu}",
+            f'link set {device} alias "calico-py {encapsulation} local {self.address}{port}"',
+            f"addr add {self.tunnel}/32 dev {device}",
+            f"link set {device} up",
+        )
         self.sysctl(f"ipv4/conf/{device}/rp_filter", "2")
 
     def route(self, other: "Node", device: str = "tunl0") -> None:
@@ -124,8 +133,11 @@ class Node:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def counters(self) -> dict[str, Any]:
-        """What the engine last reported, after telling it to end."""
-        assert self.stop_engine() == 0
+        """What the engine has counted up to now."""
+        assert self.engine is not None
+        self.report.unlink(missing_ok=True)
+        self.engine.send_signal(signal.SIGUSR1)
+        eventually(self.report.exists)
         return dict(json.loads(self.report.read_text()))
 
     def ping(self, address: str, *options: str, pod: bool = True, count: int = 3) -> int:
@@ -213,29 +225,37 @@ class Cluster:
         for node in self.nodes:
             ip("netns", "add", node.namespace)
             ip("netns", "add", node.pod_namespace)
-            port = f"port{node.number}"
-            node.ip("link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._switch)
-            ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
-            node.ip("link", "set", "lo", "up")
-            node.ip("link", "set", "eth0", "up")
-            node.ip("addr", "add", f"{node.address}/24", "dev", "eth0")
-            node.ip("route", "add", "default", "via", "192.168.1.254")
-            node.sysctl("ipv4/ip_forward", "1")
-            node.sysctl("ipv4/conf/eth0/rp_filter", "2")
-            self._add_pod(node)
+            self._fill_node(node)
+            self._fill_pod(node)
 
-    def _add_pod(self, node: Node) -> None:
-        node.ip("link", "add", "cali0", "type", "veth", "peer", "name", "eth0", "netns", node.pod_namespace)
-        node.ip("link", "set", "cali0", "up")
-        node.ip("route", "add", f"{node.pod}/32", "dev", "cali0")
+    def _fill_node(self, node: Node) -> None:
+        port = f"port{node.number}"
+        batch(
+            node.namespace,
+            f"link add eth0 type veth peer name {port} netns {self._switch}",
+            f"link add cali0 type veth peer name eth0 netns {node.pod_namespace}",
+            "link set lo up",
+            "link set eth0 up",
+            "link set cali0 up",
+            f"addr add {node.address}/24 dev eth0",
+            "route add default via 192.168.1.254",
+            f"route add {node.pod}/32 dev cali0",
+        )
+        batch(self._switch, f"link set {port} master br0 up")
+        node.sysctl("ipv4/ip_forward", "1")
+        node.sysctl("ipv4/conf/eth0/rp_filter", "2")
         node.sysctl("ipv4/conf/cali0/proxy_arp", "1")
         node.sysctl("ipv4/neigh/cali0/proxy_delay", "0")
-        pod = node.pod_namespace
-        ip("-n", pod, "link", "set", "lo", "up")
-        ip("-n", pod, "link", "set", "eth0", "mtu", "1480", "up")
-        ip("-n", pod, "addr", "add", f"{node.pod}/32", "dev", "eth0")
-        ip("-n", pod, "route", "add", "169.254.1.1", "dev", "eth0", "scope", "link")
-        ip("-n", pod, "route", "add", "default", "via", "169.254.1.1")
+
+    def _fill_pod(self, node: Node) -> None:
+        batch(
+            node.pod_namespace,
+            "link set lo up",
+            "link set eth0 mtu 1480 up",
+            f"addr add {node.pod}/32 dev eth0",
+            "route add 169.254.1.1 dev eth0 scope link",
+            "route add default via 169.254.1.1",
+        )
 
     def set_uplink_mtu(self, mtu: int) -> None:
         """Bytes, of all nodes."""

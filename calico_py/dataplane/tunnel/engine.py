@@ -68,7 +68,7 @@ class Engine:
         self._waiting_for = ""
 
     def run(self) -> None:
-        """Carry packets until SIGTERM or SIGINT; the device stays. SIGUSR1 logs the counters.
+        """Carry packets until SIGTERM or SIGINT; the device stays. SIGUSR1 logs the counters and writes the file.
 
         Raises:
             TunnelError: it cannot go on.
@@ -136,6 +136,8 @@ class Engine:
     def _on_signals(self, numbers: bytes) -> None:
         if signal.SIGUSR1 in numbers:
             _log.info("%s", self._full_report())
+            self._reported = ()
+            self._write_report()
         self._stopping = self._stopping or signal.SIGTERM in numbers or signal.SIGINT in numbers
 
     # The device
