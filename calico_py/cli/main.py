@@ -8,10 +8,11 @@ import click
 
 
 class _LazyGroup(click.Group):
-    """Subcommand NAME is the click command ``command`` of calico_py.cli.NAME."""
+    """Subcommand NAME is the click command ``command`` of calico_py.cli.NAME, a hyphen being an underscore there."""
 
     subcommands: ClassVar[dict[str, str]] = {
         "bgp": "Sessions, paths and announcements of this node.",
+        "install-cni": "Put the CNI executable in place (for an init container).",
         "ipam": "Pools, blocks and who has which address.",
         "lab": "A whole cluster on this machine.",
         "node": "The agent of this node.",
@@ -22,14 +23,18 @@ class _LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return [name for name in self.subcommands if importlib.util.find_spec(f"calico_py.cli.{name}")]
+        return [name for name in self.subcommands if importlib.util.find_spec(_module(name))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        found = importlib.import_module(f"calico_py.cli.{cmd_name}").command
+        found = importlib.import_module(_module(cmd_name)).command
         assert isinstance(found, click.Command)
         return found
+
+
+def _module(subcommand: str) -> str:
+    return f"calico_py.cli.{subcommand.replace('-', '_')}"
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,210 @@
+"""Builds calico-py's container image as a docker-archive, without a container engine: ``make image``.
+
+The recipe is deploy/Dockerfile's: Debian with Python and nft, a virtual environment in /opt/calico-py, and the static
+CNI shims of both architectures beside it. The lower layer (Debian and the packages of PyPI) is kept in the cache
+folder under a name that depends on its recipe; the upper layer is calico-py alone. Needs mmdebstrap and root.
+
+The result imports with ``ctr -n k8s.io image import``, ``docker load`` or ``podman load``.
+"""
+
+import argparse
+import configparser
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from calico_py.cni.installer import PLUGIN, ensure_shim
+from calico_py.lab.cache import cache_directory
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+REFERENCE = "docker.io/calico-py/calico-py"
+
+SUITE = "bookworm"
+PYTHON = "3.11"  # bookworm's
+PACKAGES = ("iproute2", "nftables", "python3", "python3-venv")
+HOME = "opt/calico-py"  # the virtual environment
+SHIM_TARGETS = {"x86_64": "x86_64-linux-musl", "aarch64": "aarch64-linux-musl"}
+_DOCKER_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
+
+
+class BuildError(Exception):
+    """The image could not be built; the message says which step failed."""
+
+
+def version() -> str:
+    """calico-py's, which is the image's tag."""
+    return _setup()["metadata"]["version"]
+
+
+def build(output: Path, *, cache: Path, references: Sequence[str] = ()) -> None:
+    """Write the image.
+
+    Args:
+        output: the archive; replaced where it exists.
+        cache: for the lower layer and the shims.
+        references: names of the image; by default REFERENCE with calico-py's version.
+
+    Raises:
+        BuildError: a step failed.
+        InstallError: a shim could not be compiled.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".image-", dir=cache) as scratch:
+        base = _base_layer(cache, Path(scratch))
+        top = _top_layer(cache, Path(scratch))
+        _archive(output, [base, top], references or [f"{REFERENCE}:{version()}"])
+
+
+def _base_layer(cache: Path, scratch: Path) -> Path:
+    """Debian and calico-py's requirements."""
+    requirements = _setup()["options"]["install_requires"].split()
+    recipe = [SUITE, platform.machine(), *PACKAGES, *_LEFT_OUT, *requirements]
+    layer = cache / f"image-base-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.tar"
+    if not layer.exists():
+        wheels = scratch / "wheels"
+        _download(wheels, requirements)
+        half = scratch / "base.tar"
+        venv = f"/{HOME}"
+        _run(
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+            *(f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT),
+            f"--customize-hook=copy-in {wheels} /tmp",
+            f'--customize-hook=chroot "$1" python3 -m venv {venv}',
+            f'--customize-hook=chroot "$1" {venv}/bin/pip install -q --no-index --find-links /tmp/wheels '
+            + " ".join(f"'{requirement}'" for requirement in requirements),
+            f'--customize-hook=chroot "$1" {venv}/bin/pip uninstall -q -y pip setuptools',
+            '--customize-hook=rm -r "$1/tmp/wheels"',
+            SUITE,
+            str(half),
+        )
+        half.rename(layer)
+    return layer
+
+
+def _download(wheels: Path, requirements: Sequence[str]) -> None:
+    """Wheels for the image's Python, whichever runs here."""
+    machine = platform.machine()
+    platforms = (f"manylinux2014_{machine}", f"manylinux_2_28_{machine}")
+    _run(
+        *(sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", str(wheels)),
+        *("--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON),
+        *(word for name in platforms for word in ("--platform", name)),
+        *requirements,
+    )
+
+
+def _top_layer(cache: Path, scratch: Path) -> Path:
+    """calico-py itself and its shims."""
+    _run(
+        *(sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps"),
+        *("-w", str(scratch / "own"), str(CHECKOUT)),
+    )
+    (wheel,) = (scratch / "own").glob("*.whl")
+    site = f"{HOME}/lib/python{PYTHON}/site-packages"
+    with zipfile.ZipFile(wheel) as content:
+        content.extractall(scratch / "root" / site)  # noqa: S202 - our own wheel
+    if f"{sys.version_info.major}.{sys.version_info.minor}" == PYTHON:
+        _run(
+            *(sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"),
+            *("-s", str(scratch / "root"), "-p", "/", str(scratch / "root" / site / "calico_py")),
+        )
+    layer = scratch / "top.tar"
+    with tarfile.open(layer, "w") as tar:
+        for path in sorted((scratch / "root" / site).rglob("*")):
+            if path.is_file():
+                _add(tar, str(path.relative_to(scratch / "root")), path.read_bytes(), 0o644)
+        launcher = f"#!/{HOME}/bin/python\nimport sys\nfrom calico_py.cli.main import main\nsys.exit(main())\n"
+        _add(tar, f"{HOME}/bin/calico-py", launcher.encode(), 0o755)
+        for machine, target in SHIM_TARGETS.items():
+            shim = ensure_shim(cache / "shim", target=target)
+            _add(tar, f"{HOME}/shim/{machine}/{PLUGIN}", shim.read_bytes(), 0o755)
+    return layer
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), mode
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def _archive(output: Path, layers: Sequence[Path], references: Sequence[str]) -> None:
+    """The format of ``docker save``: layers, a configuration that names them by digest, and a manifest."""
+    digests = [_digest(layer) for layer in layers]
+    config = json.dumps(
+        {
+            "architecture": _DOCKER_ARCHITECTURES.get(platform.machine(), platform.machine()),
+            "os": "linux",
+            "config": {
+                "Env": [f"PATH=/{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"],
+                "Entrypoint": ["calico-py"],
+            },
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
+        }
+    ).encode()
+    config_name = f"{hashlib.sha256(config).hexdigest()}.json"
+    names = [f"{digest}/layer.tar" for digest in digests]
+    manifest = json.dumps([{"Config": config_name, "RepoTags": list(references), "Layers": names}]).encode()
+    half = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with tarfile.open(half, "w") as tar:
+            _add(tar, config_name, config, 0o644)
+            for name, layer in zip(names, layers, strict=True):
+                tar.add(layer, name, filter=_plain)
+            _add(tar, "manifest.json", manifest, 0o644)
+        half.rename(output)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(CHECKOUT / "setup.cfg")
+    return parser
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command[:6])} ... failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Build calico-py's image as a docker-archive.")
+    parser.add_argument("--output", type=Path, default=CHECKOUT / "build" / "calico-py.tar")
+    parser.add_argument("--tag", default=f"{REFERENCE}:{version()}", help="name of the image, with its tag")
+    given = parser.parse_args()
+    try:
+        build(given.output, cache=cache_directory(os.environ), references=[given.tag])
+    except BuildError as error:
+        sys.exit(f"Error: {error}")
+    print(f"{given.output}: {given.tag}, {given.output.stat().st_size >> 20} MB")
+
+
+if __name__ == "__main__":
+    main()
