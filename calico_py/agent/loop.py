@@ -176,7 +176,8 @@ class Loop:
             announced = state.nodes[self._config.node].ipip_tunnel is not None
             self._receiver = resume(announced=announced, now=now)
         wanted = wants_ipip(state.pools.values())
-        senders = find_senders(self._config.node, state.nodes.values(), state.pools.values())
+        # This node counts too: what it still sends needs the device, its repair and its engine as much.
+        senders = find_senders("", state.nodes.values(), state.pools.values())
         following = step(self._receiver, wanted=wanted, senders=bool(senders), now=now)
         if following.phase != self._receiver.phase:
             log.info("IPIP receiver: %s, was %s", following.phase, self._receiver.phase)

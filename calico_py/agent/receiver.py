@@ -102,7 +102,7 @@ def find_senders(own: str, nodes: Iterable[Node], pools: Iterable[IPPool], *, mo
     A node that does not say what it sends (real Calico) counts while a pool has the mode.
 
     Args:
-        own: name of this node.
+        own: name of this node; empty to count it as well.
         nodes: all of the cluster.
         pools: all of the cluster.
         mode: ``IPIP`` or ``VXLAN``.

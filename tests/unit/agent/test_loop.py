@@ -134,3 +134,21 @@ async def test_a_foreign_device_that_took_the_name_is_said_to_be_sent_through_wh
         await node.quiet()
         assert node.device(block(2)) == "tunl0"
         assert (await node.annotations())[NODE_SENDING] == before
+
+
+async def test_a_node_that_sends_keeps_its_device_and_engine(node: OneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it sends leaves by the same device and engine by which it receives, whether or not anybody sends to it."""
+    monkeypatch.setattr("calico_py.agent.receiver.LINGER", 0.1)
+    await node.prepare(EncapMode.ALWAYS)
+    await node.annotate("node2", NODE_IPV4_IPIP_TUNNEL, "10.244.2.1")
+    await node.annotate("node2", NODE_SENDING, "{}")
+    async with node.agent() as loop:
+        await until(lambda: node.device(block(2)) == "tunl0")
+        await node.quiet()
+        await node.set_mode(EncapMode.NEVER)
+        await until(lambda: node.waits(block(2)) == "waiting for BGP")
+        await asyncio.sleep(0.5)
+        assert loop.last is not None
+        assert loop.last.receiver.open
+        node.speaker.session(ip_address("192.168.1.12"), ip_network(block(2)))
+        await until(lambda: loop.last is not None and not loop.last.receiver.open)
