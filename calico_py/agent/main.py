@@ -43,7 +43,7 @@ from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.ipam.allocator import Allocator
 from calico_py.kube.backoff import Backoff
 from calico_py.kube.client import KubeStore, connect
-from calico_py.model.kernel import Addr, Kernel, Link
+from calico_py.model.kernel import Addr, Kernel
 from calico_py.model.store import StoreError
 from calico_py.routing.pools import select_pools
 
@@ -252,8 +252,7 @@ async def _follow_kernel(agent: Parts) -> None:
     async for event in agent.kernel.events():
         if agent.dataplane.on_event(event):
             agent.loop.mark()
-        if event.kind in (Addr, Link, None):
-            agent.own.refresh()
+        agent.own.on_event(event)
 
 
 async def _follow_tunnel_address(agent: Parts) -> None:

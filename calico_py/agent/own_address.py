@@ -15,9 +15,8 @@ from calico_py.agent.config import AgentConfig
 from calico_py.agent.own_node import OWN_NODE, OwnNode
 from calico_py.agent.publish import NodePublisher
 from calico_py.agent.spellings import Method
-from calico_py.model.kernel import Addr, Kernel, Link, Route
-from calico_py.model.meta import Meta
-from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS
+from calico_py.model.kernel import Addr, Kernel, KernelEvent, Link, Route
+from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS, WORKLOAD_PREFIX
 from calico_py.model.net import FAMILIES, Address, Family, Interface, InvalidError, parse_address, parse_interface
 from calico_py.model.store import NotFoundError, Store, StoreError
 
@@ -58,7 +57,7 @@ class OwnAddress:
         self._on_change = on_change
         self._look = asyncio.Event()
         self._looked = asyncio.Event()
-        self._node = OwnNode(Meta(config.node))
+        self._node: OwnNode | None = None
 
     def address(self, family: Family) -> Interface | None:
         """The node's address of a family."""
@@ -85,41 +84,61 @@ class OwnAddress:
         """Return once the node's addresses have been looked up."""
         await self._looked.wait()
 
-    def refresh(self) -> None:
-        """Addresses of the host changed: look again."""
-        self._look.set()
+    def on_event(self, event: KernelEvent) -> None:
+        """Addresses of the host may have changed: look again. Pods' devices have none."""
+        match event.object:
+            case Link(name=name) if name.startswith(WORKLOAD_PREFIX):
+                return
+            case Link() | Addr() | None:
+                self._look.set()
 
     async def run(self) -> None:
-        """Look now, at every change, and once a minute, for ever."""
+        """Look now, at every change, and once a minute, for ever; the API is asked once a minute."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         while True:
             self._look.clear()
-            wait = INTERVAL if await self._refresh() else RETRY
+            if loop.time() >= due:
+                wait = INTERVAL if await self._ask() else RETRY
+                due = loop.time() + wait.total_seconds()
+            if self._node is not None:
+                await self._choose(self._node)
             try:
-                await asyncio.wait_for(self._look.wait(), wait.total_seconds())
+                await asyncio.wait_for(self._look.wait(), due - loop.time())
             except TimeoutError:
                 continue
 
-    async def _refresh(self) -> bool:
-        """One look; whether the API could be asked."""
-        asked = True
+    async def _ask(self) -> bool:
+        """Read the Node; whether it could be.
+
+        Until it was read once nothing is chosen: without its annotation and its InternalIPs the choice might be another
+        address of the host, and published as this node's.
+        """
         try:
             self._node = await self._store.get(OWN_NODE, self._config.node)
         except NotFoundError:
+            self._node = None
             self._tell(
                 f"Node {self._config.node} does not exist: set NODENAME to the name that kubectl get nodes shows"
             )
             return False
         except StoreError as error:
-            log.warning("Node %s cannot be read, going by what was known: %s", self._config.node, error)
-            asked = False
-        host = await self._host()
+            if self._node is None:
+                self._tell(f"Node {self._config.node} cannot be read yet: {error}")
+            else:
+                log.warning("Node %s cannot be read, going by what was known: %s", self._config.node, error)
+            return False
+        return True
+
+    async def _choose(self, node: OwnNode) -> None:
+        host = await self._host(node)
         choices = {
             family: choose_address(
                 self._config.addresses[family],
                 self._config.methods[family],
                 host,
                 fam=family,
-                current=self._annotated(family),
+                current=self.address(family) or self._annotated(node, family),
             )
             for family in FAMILIES
         }
@@ -137,15 +156,14 @@ class OwnAddress:
                 for family, choice in choices.items()
             }
         )
-        return asked
 
-    async def _host(self) -> Host:
+    async def _host(self, node: OwnNode) -> Host:
         links = await self._kernel.dump(Link)
         return Host(
             links=links,
             addrs=await self._kernel.dump(Addr),
             routes=await self._kernel.dump(Route),
-            internal=self._node.internal,
+            internal=node.internal,
             towards={family: found for family in FAMILIES if (found := await self._towards(family)) is not None},
         )
 
@@ -166,8 +184,8 @@ class OwnAddress:
             log.warning("can-reach=%s: %s", detection.arguments[0], error)
             return None
 
-    def _annotated(self, family: Family) -> Interface | None:
-        text = self._node.meta.annotations.get(ANNOTATIONS[family], "")
+    def _annotated(self, node: OwnNode, family: Family) -> Interface | None:
+        text = node.meta.annotations.get(ANNOTATIONS[family], "")
         try:
             return parse_interface(text, field=ANNOTATIONS[family]) if text else None
         except InvalidError as error:
