@@ -9,6 +9,7 @@ _PACKAGES = {
     "nft": "nftables",
     "nsenter": "util-linux",
     "ping": "iputils-ping",
+    "setpriv": "util-linux",
     "tcpdump": "tcpdump",
     "unshare": "util-linux",
 }

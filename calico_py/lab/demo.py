@@ -220,7 +220,8 @@ def _wait_until_moved(lab: LiveLab, mode: EncapMode) -> None:
         if not late:
             return
         if time.monotonic() > deadline:
-            raise LabError(f"after {_MOVED_WITHIN:.0f} s these routes have not moved: {'; '.join(late)}")
+            causes = "\n".join(observations.explain(lab))
+            raise LabError(f"after {_MOVED_WITHIN:.0f} s these routes have not moved: {'; '.join(late)}\n{causes}")
         time.sleep(0.1)
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from calico_py.lab import apiservers, control, namespaces
 from calico_py.lab.commands import LabError, require, run
@@ -77,7 +78,9 @@ def _check_root() -> None:
 
 def _check_machine() -> None:
     _check_root()
-    require("ip", "nsenter", "unshare", "mount", "umount", "sleep", "nft")
+    require("ip", "nsenter", "unshare", "mount", "umount", "sleep", "setpriv", "nft")
+    if not Path("/proc/sys/net/ipv6").exists():
+        raise LabError("this kernel runs without IPv6 (ipv6.disable=1?); a lab has addresses of both families")
 
 
 def _claim(spec: LabSpec, state: StateDir) -> None:

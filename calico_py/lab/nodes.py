@@ -5,6 +5,7 @@ host's files) and, empty at first, /etc/cni, /opt/cni, /var/lib/cni, /var/lib/ca
 with the process.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ for directory in /etc/cni /opt/cni /var/lib/cni /var/lib/calico-py /etc/calico-p
     mount -t tmpfs -o mode=755 calico-py-lab $directory
 done
 mkdir -p /etc/cni/net.d /opt/cni/bin /etc/kubernetes /run/netns /run/lock
-hostname "$1"
+echo "$1" > /proc/sys/kernel/hostname
 echo ready
 exec sleep infinity
 """
@@ -68,8 +69,12 @@ class LiveNode:
         return [*argv, *(["--pid"] if fork else []), "--"]
 
 
-def pause_command(place: NodePlace) -> list[str]:
-    """The command that makes a node and holds it; says ``ready`` once that is done."""
+def pause_command(place: NodePlace, *, unshare: Sequence[str] = (), then: str = "") -> list[str]:
+    """The command that makes a node and holds it; says ``ready`` once that is done.
+
+    Args:
+        unshare: further flags of unshare(1), such as ``--pid``. then: shell commands to run inside, before ``ready``.
+    """
     network = namespaces.named(place.netns)
-    unshare = ["unshare", "--mount", "--uts", "--propagation", "private"]
-    return ["nsenter", f"--net={network}", "--", *unshare, "--", "sh", "-euc", _SCRIPT, "pause", place.name]
+    made = ["unshare", "--mount", "--uts", "--propagation", "private", *unshare]
+    return ["nsenter", f"--net={network}", "--", *made, "--", "sh", "-euc", _SCRIPT, "pause", place.name, then]

@@ -77,6 +77,25 @@ def take_picture(lab: LiveLab, title: str) -> Picture:
     return Picture(title, nodes, (*_ways(lab), *_sessions(lab)))
 
 
+def explain(lab: LiveLab) -> list[str]:
+    """What the agents say that is not as it should be: routes that wait, sessions that are not up, problems."""
+    found = []
+    for place in lab.topology.nodes:
+        status = ask_status(place.netns)
+        bgp = status.get("bgp", {})
+        found += [
+            f"{place.name}: {route['dst']}: {route['waiting']}" for route in _destinations(status) if route["waiting"]
+        ]
+        found += [f"{place.name}: {bgp['speaker_problem']}"] if bgp.get("speaker_problem") else []
+        found += [
+            f"{place.name}: BGP to {peer['address']} is {peer['state']}: {peer['last_error']}"
+            for peer in bgp.get("peers", [])
+            if peer["state"] != "Established"
+        ]
+        found += [f"{place.name}: {problem}" for problem in status.get("problems", [])]
+    return found
+
+
 def _ways(lab: LiveLab) -> list[Link]:
     """For each pair of nodes, by which way the first sends to the second's pods."""
     found = []

@@ -97,7 +97,7 @@ def render_svg(picture: Picture) -> str:
     lines = max((len(node.addresses) for node in nodes), default=1)
     pods = max((len(node.pods) for node in nodes), default=0)
     height = 40 + _TEXT * lines + _POD * pods + 14
-    below = top + height + 44 + _ARC * reach
+    below = top + height + 56 + _ARC * reach
     width = max(2 * _MARGIN + len(nodes) * (_CARD + _GAP) - _GAP + 2 * 18, 640)
     arcs = [_arc(link, nodes, top, height) for link in picture.links]
     size = f'viewBox="0 0 {width} {below + _LEGEND}" width="{width}" height="{below + _LEGEND}"'
@@ -167,7 +167,7 @@ def _arc(link: Link, nodes: Sequence[NodeBox], top: int, height: int) -> tuple[s
     start, end = _left(first) + _CARD / 2 + shift, _left(second) + _CARD / 2 - shift
     above = link.kind != "session"
     base = top if above else top + height
-    peak = base - 2 * (8 + _ARC * span) if above else base + 2 * (26 + _ARC * span)
+    peak = base - 2 * (8 + _ARC * span) if above else base + 2 * (38 + _ARC * span)
     middle, summit = (start + end) / 2, base + (peak - base) / 2
     css = f"{link.kind}{'' if link.up else ' down'}"
     path = f'<path class="{css}" d="M {start} {base} Q {middle} {peak} {end} {base}"/>'

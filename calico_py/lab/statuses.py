@@ -46,20 +46,29 @@ def read_status(lab: LiveLab) -> dict[str, Any]:
 
 
 def render_table(status: Mapping[str, Any]) -> Table:
-    """The table that `lab status` prints."""
+    """The table that `lab status` prints; beneath it why a node is not ready and how processes have ended."""
     table = Table(title=f"lab {status['lab']} ({status['api']} API, supervisor {status['supervisor'] or 'gone'})")
     for column in ("node", "address", "subnet", *environments.PROCESSES, "ready", "pods"):
         table.add_column(column, overflow="fold")
+    remarks = []
     for node in status["nodes"]:
-        pods = [f"{name} {' '.join(addresses)}" for name, addresses in node["pods"].items()]
+        processes = {process: node["processes"].get(process) for process in environments.PROCESSES}
         table.add_row(
             node["name"],
-            f"{node['ipv4']}\n{node['ipv6']}",
+            node["ipv4"],
             str(node["subnet"]),
-            *(_cell(node["processes"].get(process)) for process in environments.PROCESSES),
-            "yes" if node["ready"] else node["cause"],
-            "\n".join(pods),
+            *(_cell(process) for process in processes.values()),
+            "yes" if node["ready"] else "no",
+            "\n".join(f"{name} {' '.join(addresses)}" for name, addresses in node["pods"].items()),
         )
+        remarks += [f"{node['name']}: {node['cause']}"] if node["cause"] else []
+        remarks += [
+            f"{node['name']}: {name} started again {process['restarts']} times, last after {process['last_exit']}"
+            for name, process in processes.items()
+            if process and process["restarts"]
+        ]
+    table.caption = "\n".join(remarks)
+    table.caption_justify = "left"
     return table
 
 
@@ -74,14 +83,12 @@ def _process(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(process: Mapping[str, Any] | None) -> str:
+    """The process id; else whether it should run at all."""
     if process is None:
         return "-"
-    restarts = f"\n{process['restarts']} restarts, last: {process['last_exit']}" if process["restarts"] else ""
     if process["pid"]:
-        return f"{process['pid']}{restarts}"
-    return (
-        (f"ended{restarts}" if process["wanted"] else "stopped") if process["last_exit"] or process["wanted"] else "-"
-    )
+        return str(process["pid"])
+    return "ended" if process["wanted"] else "stopped" if process["last_exit"] else "-"
 
 
 def _running(identity: Identity | None) -> int:
