@@ -56,7 +56,8 @@ class Bridge:
         self.announced: dict[str, dict[str, str]] = {}  # scope ("" for all, or a peer): prefix: attributes
         self.complete = False
         self.retired: dict[str, float] = {}
-        self.watched: dict[str, str] = {}  # neighbour: our address for it
+        self.watched: dict[str, tuple[str, int]] = {}  # neighbour: our address for it, and where we listen
+        self._deaf: set[tuple[bytes, int]] = set()  # addresses and ports where ExaBGP should listen and does not
         self.probes: dict[str, str] = {}  # neighbour: last record about it
         self.outbox: Outbox | None = None
         self.to_exabgp = bytearray()
@@ -231,8 +232,8 @@ class Bridge:
             message = json.loads(line)
             do = message["do"]
             if do == "watch":
-                self.watched = {str(peer): str(local) for peer, local in message["peers"]}
-                for address in (*self.watched, *self.watched.values()):
+                self.watched = {str(peer): (str(local), int(port)) for peer, local, port in message["peers"]}
+                for address in (*self.watched, *(local for local, _ in self.watched.values())):
                     packed(address)
                 self.probes = {peer: line for peer, line in self.probes.items() if peer in self.watched}
             elif do == "sessions":
@@ -255,7 +256,7 @@ class Bridge:
     def unreached(self) -> dict[str, str]:
         """Neighbours with which no BGP message was exchanged of late, with our address for each."""
         quiet = {}
-        for peer, local in self.watched.items():
+        for peer, (local, _) in self.watched.items():
             session = self.sessions.get(peer)
             if session is None or (session.state != "up" and not session.opened and not session.refused):
                 quiet[peer] = local
@@ -265,12 +266,25 @@ class Bridge:
 
     def probed(self, peer: str, error: str, *, waiting: bool) -> None:
         """What the kernel says of it: an errno's name or nothing, and whether a SYN waits for its answer."""
-        tried = peer in self.sessions
-        record = {"kind": "probe", "peer": peer, "error": error, "waiting": waiting, "tried": tried}
+        local, port = self.watched[peer]
+        record = {
+            "kind": "probe",
+            "peer": peer,
+            "error": error,
+            "waiting": waiting,
+            "tried": peer in self.sessions,
+            "deaf": (packed(local), port) in self._deaf,
+        }
         line = json.dumps(record)
         if self.probes.get(peer) != line:
             self.probes[peer] = line
             self._tell(line, peer)
+
+    def listens(self, found: set[tuple[bytes, int]]) -> None:
+        """Where ExaBGP listens. It tries to once a reload, and says nothing if the address is not usable yet."""
+        self._deaf = {(packed(local), port) for local, port in self.watched.values()} - found
+        if self._deaf and self._wanted is None:
+            self._write("reload")
 
     # Sessions
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from calico_py.bgp.bridge import RELOAD_LIMIT, Bridge
-from calico_py.bgp.bridge_probe import Prober
+from calico_py.bgp.bridge_probe import Prober, listening
 
 PROBE_EVERY = 1.0  # seconds between looks for an answer
+LISTEN_EVERY = 5  # looks, between those whether ExaBGP listens where it should
 
 
 class Loop:
@@ -30,6 +31,7 @@ class Loop:
         self._writes_exabgp = False
         self._prober = Prober()
         self._probe_at = 0.0
+        self._rounds = 1
         for descriptor in (0, 1):
             os.set_blocking(descriptor, False)
         self._selector.register(0, selectors.EVENT_READ, self._read_exabgp)
@@ -44,7 +46,10 @@ class Loop:
         bridge = self._bridge
         now = time.monotonic()
         if bridge.watched and now >= self._probe_at:
+            if self._rounds % LISTEN_EVERY == 0:
+                bridge.listens(listening(os.getppid()))
             self._prober.round(bridge)
+            self._rounds += 1
             self._probe_at = now + PROBE_EVERY
         times = [time for time in (bridge.deadline, self._probe_at if bridge.watched else None) if time is not None]
         timeout = max(0.0, min(times) - now) if times else None

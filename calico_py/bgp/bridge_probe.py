@@ -4,6 +4,7 @@ import contextlib
 import errno
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from calico_py.bgp.bridge import Bridge
@@ -12,6 +13,7 @@ from calico_py.bgp.bridge_session import packed
 PROBE_ROUNDS = 4  # looks for an answer before there is none; the kernel takes 3 s for a silent link
 PROBES = 50  # answers awaited at a time
 BGP_PORT = 179
+SYN_SENT, LISTEN = "02", "0A"  # net/tcp_states.h
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 
 
@@ -93,15 +95,31 @@ class Probe:
 
 
 def _syn_sent() -> set[bytes]:
-    """Addresses to which a SYN is on its way without an answer (state 02; proc(5), /proc/net/tcp)."""
-    found = set()
+    """Addresses to which a SYN is on its way without an answer."""
+    return {remote for state, _, remote, _ in _sockets() if state == SYN_SENT}
+
+
+def listening(pid: int) -> set[tuple[bytes, int]]:
+    """Addresses and ports on which that process listens."""
+    own = set()
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                own.add(str(entry.readlink()))
+    return {local for state, local, _, inode in _sockets() if state == LISTEN and f"socket:[{inode}]" in own}
+
+
+def _sockets() -> Iterator[tuple[str, tuple[bytes, int], bytes, str]]:
+    """State, own address and port, the other's address, and inode of each TCP socket (proc(5), /proc/net/tcp)."""
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             for line in Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]:
                 fields = line.split()
-                if fields[3] == "02":
-                    # Words of 32 bits in the machine's order, each shown as a number.
-                    text = fields[2].partition(":")[0]
-                    words = [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
-                    found.add(b"".join(word.to_bytes(4, sys.byteorder) for word in words))
-    return found
+                local, _, port = fields[1].partition(":")
+                yield fields[3], (_address(local), int(port, 16)), _address(fields[2].partition(":")[0]), fields[9]
+
+
+def _address(text: str) -> bytes:
+    """Words of 32 bits in the machine's order, each shown as a number."""
+    words = [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
+    return b"".join(word.to_bytes(4, sys.byteorder) for word in words)

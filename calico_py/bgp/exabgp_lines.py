@@ -132,7 +132,9 @@ def _session(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionCh
 def _probe(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionChanged:
     peer = _address(record["peer"])
     configured = peers[peer]
-    reason = why_unreached(configured, str(record["error"]), waiting=record["waiting"], tried=record["tried"])
+    reason = why_unreached(
+        configured, str(record["error"]), waiting=record["waiting"], tried=record["tried"], deaf=record["deaf"]
+    )
     return SessionChanged(peer=peer, state=SessionState.CONNECT, reason=reason)
 
 
@@ -245,7 +247,8 @@ def command_sessions(digest: str, peers: Iterable[Address]) -> str:
 
 def command_watch(peers: Iterable[Peer]) -> str:
     """Find out why those of these that do not answer do not."""
-    return _command({"do": "watch", "peers": sorted([str(peer.address), str(peer.local_address)] for peer in peers)})
+    watched = sorted((str(peer.address), str(peer.local_address), peer.listen_port) for peer in peers)
+    return _command({"do": "watch", "peers": watched})
 
 
 def command_announce(held: Mapping[AnnouncementKey, str], wanted: Mapping[AnnouncementKey, str]) -> str:

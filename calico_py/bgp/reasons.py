@@ -61,7 +61,7 @@ def why_down(record: dict[str, Any], peer: Peer | None) -> str:
     return f"{address} closed the connection: see the log of its BGP speaker"
 
 
-def why_unreached(peer: Peer, error: str, *, waiting: bool, tried: bool) -> str:
+def why_unreached(peer: Peer, error: str, *, waiting: bool, tried: bool, deaf: bool) -> str:
     """The sentence for a peer with which no BGP message is exchanged.
 
     Args:
@@ -69,6 +69,7 @@ def why_unreached(peer: Peer, error: str, *, waiting: bool, tried: bool) -> str:
         error: name of the errno that a datagram to it met, or empty.
         waiting: a SYN to it has no answer yet.
         tried: a connection was attempted or accepted, and closed before the first message.
+        deaf: ExaBGP does not listen where it should.
     """
     where = f"{peer.address} port {peer.port}"
     if error == "ENETUNREACH":
@@ -79,6 +80,11 @@ def why_unreached(peer: Peer, error: str, *, waiting: bool, tried: bool) -> str:
         return f"this node no longer has the address {peer.local_address}: give it back, or correct the node's address"
     if error in ("EACCES", "EPERM"):
         return f"this node's own firewall forbids packets to {peer.address}: allow TCP port {peer.port}"
+    if deaf and peer.passive:
+        return (
+            f"this node cannot listen on {peer.local_address} port {peer.listen_port}, "
+            f"to which {peer.address} connects: another program has the port (stop it), or the address is not usable yet"
+        )
     if waiting:
         password = (
             "; both ends must have the same password or none" if not peer.password else ", or the passwords differ"

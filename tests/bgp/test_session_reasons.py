@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bgp.peers import THEM, Agent, Bird, Node, Wire, eventually, neighbour, running
+from tests.bgp.peers import THEM, US, Agent, Bird, Node, Wire, eventually, neighbour, running, start, stop
 
 pytestmark = pytest.mark.root
 
@@ -54,6 +54,37 @@ async def test_the_peer_does_not_connect(lab: Lab) -> None:
     _, _, agent = lab
     agent.want([neighbour()], [])
     await says(agent, "10.99.0.2 has not connected to 10.99.0.1 port 179")
+
+
+async def test_another_program_has_our_port_until_it_is_stopped(lab: Lab) -> None:
+    wire, _, agent = lab
+    program = "import socket, time; s = socket.socket(); s.bind(('', 179)); s.listen(); time.sleep(60)"
+    squatter = start(wire.us, "python3", "-c", program, log=wire.folder / "squatter.log")
+    bird = Bird(wire)
+    try:
+        await eventually(lambda: ":179" in wire.us.run("ss", "-ltnH").stdout)
+        agent.want([neighbour()], [])
+        await says(agent, "this node cannot listen on 10.99.0.1 port 179", "another program has the port")
+        stop(squatter)
+        bird.start()
+        await eventually(agent.up, within=25, say=agent.why)
+    finally:
+        stop(squatter)
+        bird.stop()
+
+
+async def test_an_address_that_is_not_usable_yet_is_listened_on_once_it_is(lab: Lab) -> None:
+    """As an IPv6 address is during duplicate address detection."""
+    wire, _, agent = lab
+    wire.us.run("ip", "address", "del", f"{US}/24", "dev", "eth0")
+    agent.want([neighbour()], [])
+    await says(agent, "this node no longer has the address 10.99.0.1")
+    wire.us.run("ip", "address", "add", f"{US}/24", "dev", "eth0")
+    bird = Bird(wire).start()
+    try:
+        await eventually(agent.up, within=25, say=agent.why)
+    finally:
+        bird.stop()
 
 
 async def test_the_as_numbers_differ(lab: Lab) -> None:

@@ -1,6 +1,7 @@
 """The pure part of the bridge: what ExaBGP says in, what ExaBGP and the agent are told out."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import pytest
 
 from calico_py.bgp import exabgp_config
 from calico_py.bgp.bridge import CHUNK, MAX_PATHS, RELOAD_LIMIT, SYNC_LIMIT, Bridge
-from calico_py.bgp.bridge_probe import BGP_PORT, PROBES, Prober
-from calico_py.bgp.bridge_session import Outbox
+from calico_py.bgp.bridge_probe import BGP_PORT, PROBES, Prober, listening
+from calico_py.bgp.bridge_session import Outbox, packed
 
 P, Q, SIX = "10.0.0.2", "10.0.0.3", "fd00::2"
 
@@ -331,7 +332,7 @@ def test_a_reload_that_never_comes_is_given_up() -> None:
 
 
 def watch(bridge: Bridge, *peers: str) -> None:
-    bridge.agent_line(json.dumps({"do": "watch", "peers": [[peer, "10.0.0.1"] for peer in peers]}), 0.0)
+    bridge.agent_line(json.dumps({"do": "watch", "peers": [[peer, "10.0.0.1", 179] for peer in peers]}), 0.0)
 
 
 def test_neighbours_that_exchange_no_message_are_probed_and_a_change_is_told_once() -> None:
@@ -345,7 +346,14 @@ def test_neighbours_that_exchange_no_message_are_probed_and_a_change_is_told_onc
     told(bridge)
     bridge.probed("10.0.0.4", "ENETUNREACH", waiting=False)
     bridge.probed("10.0.0.4", "ENETUNREACH", waiting=False)
-    expected = {"kind": "probe", "peer": "10.0.0.4", "error": "ENETUNREACH", "waiting": False, "tried": False}
+    expected = {
+        "kind": "probe",
+        "peer": "10.0.0.4",
+        "error": "ENETUNREACH",
+        "waiting": False,
+        "tried": False,
+        "deaf": False,
+    }
     assert told(bridge) == [expected]
     bridge.agent_connected(0.0)
     assert told(bridge)[-2] == expected, "an agent that comes later is told as well"
@@ -356,7 +364,7 @@ def test_neighbours_that_exchange_no_message_are_probed_and_a_change_is_told_onc
 @pytest.mark.parametrize("error", [pytest.param("", marks=pytest.mark.root), "ECONNREFUSED"])
 def test_a_probe_with_a_real_socket(error: str) -> None:
     bridge, prober = Bridge("d1"), Prober()
-    bridge.agent_line(json.dumps({"do": "watch", "peers": [["127.0.0.1", "127.0.0.1"]]}), 0.0)
+    bridge.agent_line(json.dumps({"do": "watch", "peers": [["127.0.0.1", "127.0.0.1", 179]]}), 0.0)
     bridge.agent_connected(0.0)
     told(bridge)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
@@ -371,10 +379,38 @@ def test_a_probe_with_a_real_socket(error: str) -> None:
     assert prober._probes == {}
 
 
+def test_where_exabgp_does_not_listen_it_is_told_to_try_again() -> None:
+    bridge = Bridge("d1")
+    watch(bridge, P)
+    bridge.agent_connected(0.0)
+    told(bridge)
+    bridge.listens({(packed("10.0.0.1"), 180), (packed("10.0.0.9"), 179)})
+    assert commands(bridge) == ["reload"]
+    bridge.probed(P, "", waiting=False)
+    assert [record["deaf"] for record in told(bridge)] == [True]
+    bridge.listens({(packed("10.0.0.1"), 179)})
+    assert commands(bridge) == []
+    bridge.probed(P, "", waiting=False)
+    assert [record["deaf"] for record in told(bridge)] == [False]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_sockets_on_which_a_process_listens(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener, socket.socket(family) as other:
+        listener.bind((host, 0))
+        other.bind((host, 0))
+        listener.listen()
+        found = listening(os.getpid())
+        assert (packed(host), listener.getsockname()[1]) in found
+        assert (packed(host), other.getsockname()[1]) not in found
+        assert listening(1) & found == set()
+
+
 def test_a_thousand_neighbours_that_are_down_all_have_their_turn() -> None:
     bridge, prober = Bridge("d1"), Prober()
     everyone = [f"127.0.{n // 250}.{n % 250 + 1}" for n in range(300)]
-    bridge.agent_line(json.dumps({"do": "watch", "peers": [[peer, "127.0.0.1"] for peer in everyone]}), 0.0)
+    bridge.agent_line(json.dumps({"do": "watch", "peers": [[peer, "127.0.0.1", 179] for peer in everyone]}), 0.0)
     for _ in range(10):
         prober.round(bridge)
         assert sum(probe.pending for probe in prober._probes.values()) <= PROBES
