@@ -83,7 +83,8 @@ def why_unreached(peer: Peer, error: str, *, waiting: bool, tried: bool, deaf: b
     if deaf and peer.passive:
         return (
             f"this node cannot listen on {peer.local_address} port {peer.listen_port}, "
-            f"to which {peer.address} connects: another program has the port (stop it), or the address is not usable yet"
+            f"to which {peer.address} connects: another program has the port (stop it), "
+            f"or the address is not usable yet"
         )
     if waiting:
         password = (
