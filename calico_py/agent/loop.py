@@ -205,7 +205,8 @@ class Loop:
         """Tell the others what is now true: after apply, never before."""
         me = done.state.nodes[self._config.node]
         ipip = done.applied.ipip
-        stands = done.receiver.announced and ipip.address is not None and (ipip.ready or _is_announced(me))
+        up = ipip.ready and done.applied.filtered
+        stands = done.receiver.announced and ipip.address is not None and (up or _is_announced(me))
         sending = compute_sending(
             _tunnel_routes(done.applied),
             done.intent.destinations,

@@ -29,6 +29,7 @@ class Applied:
         problems: what could not be done, each a sentence.
         failures: routes that could not be set or removed, with the reason.
         installed: our routes in the kernel afterwards.
+        filtered: the filter is as the intent wants it.
     """
 
     plan: RoutePlan
@@ -36,6 +37,7 @@ class Applied:
     installed: Mapping[RouteKey, Route]
     failures: Mapping[RouteKey, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    filtered: bool = True
 
 
 class Dataplane:
@@ -81,7 +83,8 @@ class Dataplane:
             own: this node's addresses; the devices that hold them are its uplinks.
         """
         async with self._lock:
-            problems = [await self._nft.apply(intent.firewall)]
+            unfiltered = await self._nft.apply(intent.firewall)
+            problems = [unfiltered]
             ipip = await self._ipip.apply(intent.ipip)
             problems.append(ipip.problem)
             problems.extend((await self._settings(own)).values())
@@ -97,6 +100,7 @@ class Dataplane:
                 installed=dict(self._routes.installed),
                 failures=dict(failures),
                 problems=tuple(dict.fromkeys(problem for problem in problems if problem)),
+                filtered=not unfiltered,
             )
 
     async def _settings(self, own: frozenset[Address]) -> Mapping[str, str]:

@@ -87,6 +87,10 @@ class FakeKernel:
         """The next changes (of a kind) fail with this errno."""
         self._refusals += [(number, kind)] * count
 
+    def fail_no_more(self) -> None:
+        """What fail_next asked for is over."""
+        self._refusals.clear()
+
     def interrupt_dumps(self, count: int) -> None:
         """So many dumps are interrupted and made again."""
         self._interruptions += count

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_py.model.kernel import Delete, Link, Put
+from calico_py.model.kernel import Delete, Link, NftTable, Put
 from calico_py.model.kinds import NODES
 from calico_py.model.names import NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
 from calico_py.model.pools import EncapMode
@@ -152,3 +152,15 @@ async def test_a_node_that_sends_keeps_its_device_and_engine(node: OneNode, monk
         assert loop.last.receiver.open
         node.speaker.session(ip_address("192.168.1.12"), ip_network(block(2)))
         await until(lambda: loop.last is not None and not loop.last.receiver.open)
+
+
+async def test_the_receiver_is_announced_only_behind_its_filter(node: OneNode) -> None:
+    """The filter that is there may drop what others would begin to send."""
+    await node.prepare(EncapMode.ALWAYS)
+    node.kernel.fail_next(errno.EINVAL, 1000, NftTable)
+    async with node.agent() as loop:
+        await until(lambda: loop.last is not None and loop.last.applied.ipip.ready)
+        await node.quiet()
+        assert NODE_IPV4_IPIP_TUNNEL not in await node.annotations()
+        node.kernel.fail_no_more()
+        await until(lambda: NODE_IPV4_IPIP_TUNNEL in node.view.nodes.objects[ME].meta.annotations)
