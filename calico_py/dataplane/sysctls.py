@@ -94,7 +94,13 @@ class SysctlKeeper:
                 known[name] = Touched(name, original, value)
         if not changes:
             return {}
-        self._save(list(known.values()))
+        try:
+            self._save(list(known.values()))
+        except OSError as error:
+            why = f"{self._path} cannot be written ({error.strerror}), so that their old values would be lost"
+            return {
+                name: f"{name} is not set to {value}: {why}; free or mend its disk" for name, value in changes.items()
+            }
         errors = await self._kernel.send([Put(Sysctl(name, value)) for name, value in changes.items()])
         return {name: str(error) for name, error in zip(changes, errors, strict=True) if error is not None}
 

@@ -120,3 +120,15 @@ async def test_a_damaged_file_is_told_of(
     assert keeper.touched() == []
     assert str(path) in caplog.text
     assert await keeper.apply({UPLINK: "2"}) == {}
+
+
+async def test_where_the_old_values_cannot_be_kept_nothing_is_changed(tmp_path: Path) -> None:
+    """A full disk, say: it must not end the agent, and a setting whose old value is lost could not be put back."""
+    kernel = FakeKernel()
+    (tmp_path / "file").write_text("")
+    keeper = SysctlKeeper(kernel, tmp_path / "file" / "sysctls.json")
+    problems = await keeper.apply({FORWARD_IPV4: "1"})
+    assert await kernel.sysctl(FORWARD_IPV4) == "0"
+    (sentence,) = problems.values()
+    assert "sysctls.json" in sentence
+    assert FORWARD_IPV4 in sentence
