@@ -34,6 +34,7 @@ for directory in /etc/cni /opt/cni /var/lib/cni /var/lib/calico-py /etc/calico-p
 done
 mkdir -p /etc/cni/net.d /opt/cni/bin /etc/kubernetes /run/netns /run/lock
 echo "$1" > /proc/sys/kernel/hostname
+eval "$2"
 echo ready
 exec sleep infinity
 """
@@ -72,8 +73,7 @@ class LiveNode:
 def pause_command(place: NodePlace, *, unshare: Sequence[str] = (), then: str = "") -> list[str]:
     """The command that makes a node and holds it; says ``ready`` once that is done.
 
-    Args:
-        unshare: further flags of unshare(1), such as ``--pid``. then: shell commands to run inside, before ``ready``.
+    ``unshare`` has further flags for unshare(1), such as ``--pid``; ``then`` has shell commands to run before ``ready``.
     """
     network = namespaces.named(place.netns)
     made = ["unshare", "--mount", "--uts", "--propagation", "private", *unshare]
