@@ -64,7 +64,9 @@ class Monitor(AsyncIterator[KernelEvent]):
         while not self._ready:
             for sock, parse in self._parsers.items():
                 self._ready.extend(_read(sock, parse))
-            if not self._ready:
+            if self._ready:
+                await asyncio.sleep(0)  # a full table of another routing daemon is minutes of events: let others run
+            else:
                 await self._wait()
         return self._ready.popleft()
 
