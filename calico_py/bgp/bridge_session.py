@@ -82,8 +82,11 @@ class Session:
 
     def path_line(self, key: tuple[str, int]) -> str:
         """One path as the agent is told of it."""
-        head = json.dumps({"kind": "path", "peer": self.peer, "nlri": key[0], "id": key[1]})
-        return f"{head[:-1]}, {self.paths[key]}}}"
+        prefix, path_id = key
+        return (
+            f'{{"kind": "path", "peer": {json.dumps(self.peer)}, "nlri": {json.dumps(prefix)}, "id": {path_id}, '
+            f"{self.paths[key]}}}"
+        )
 
     def keep_after_loss(self) -> int:
         """By RFC 4724 a NOTIFICATION ends all grace, except that for a hold timer (code 4) it lasts (RFC 8538 4)."""

@@ -74,6 +74,8 @@ def decide_prefix(candidates: Iterable[Path], me: Identity) -> LearnedRoute | No
     left = [path for path in candidates if not why_refused(path, me)]
     if not left:
         return None
+    if len(left) == 1:
+        return LearnedRoute(nlri=left[0].nlri, next_hops=(left[0].next_hop,), best=left[0], reason=Rule.ONLY)
     rule = Rule.ONLY
     for step, choose in _PREFERENCE:
         chosen = choose(left)

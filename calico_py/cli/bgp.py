@@ -1,5 +1,6 @@
 """`calico-py bgp`: asks the agent of this node for its sessions, paths and announcements."""
 
+import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,14 +20,14 @@ from calico_py.cli.status import ask
 @click.option("--port", default=9099, show_default=True, help="Its port.")
 def command(output: str, host: str, port: int) -> None:
     """Sessions, paths and announcements of this node."""
-    bgp = ask(host, port)["bgp"]
+    status = ask(host, port)
     if output == "json":
-        click.echo(json.dumps(bgp, indent=2))
+        click.echo(json.dumps(status["bgp"], indent=2))
     else:
-        Console(soft_wrap=False).print(render(bgp))
+        Console(soft_wrap=False).print(render(status["bgp"], now=status["now"]))
 
 
-def render(bgp: Mapping[str, Any]) -> RenderableType:
+def render(bgp: Mapping[str, Any], *, now: str) -> RenderableType:
     """The three tables. A session that is not up says below its table why not and what to do."""
     if bgp["backend"] != "bird":
         return Text(f"BGP is off: CALICO_NETWORKING_BACKEND is {bgp['backend']}")
@@ -34,10 +35,17 @@ def render(bgp: Mapping[str, Any]) -> RenderableType:
     if bgp["speaker_problem"]:
         parts.append(Text(bgp["speaker_problem"], style="bold red"))
     sessions = [
-        (peer["address"], peer["as_number"], peer["state"], peer["since"], peer["received"], _yes(peer["in_sync"]))
+        (
+            peer["address"],
+            peer["as_number"],
+            peer["state"],
+            _duration(peer["since"], now),
+            peer["received"],
+            _yes(peer["in_sync"]),
+        )
         for peer in bgp["peers"]
     ]
-    parts += _table("Sessions", ("peer", "AS", "state", "since", "paths", "complete"), sessions)
+    parts += _table("Sessions", ("peer", "AS", "state", "for", "paths", "complete"), sessions)
     parts += [Text(f"  {peer['address']}: {peer['last_error']}") for peer in bgp["peers"] if peer["last_error"]]
     paths = [
         (
@@ -52,6 +60,17 @@ def render(bgp: Mapping[str, Any]) -> RenderableType:
     parts += _table("Learned", ("prefix", "next hops", "from", "AS path", "chosen as"), paths)
     parts += _table("Announced", ("prefix",), [(prefix,) for prefix in bgp["announced"]])
     return Group(*parts)
+
+
+def _duration(since: str, now: str) -> str:
+    """Between two RFC 3339 times, in the largest unit that fits."""
+    if not since:
+        return ""
+    seconds = int((dt.datetime.fromisoformat(now) - dt.datetime.fromisoformat(since)).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{max(seconds, 0)} s"
 
 
 def _yes(truth: object) -> str:

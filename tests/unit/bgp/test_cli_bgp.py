@@ -24,7 +24,7 @@ BGP: dict[str, Any] = {
             "address": "10.0.0.2",
             "as_number": 64512,
             "state": "Connect",
-            "since": "",
+            "since": "2026-11-24T06:05:00Z",
             "received": 0,
             "in_sync": False,
             "last_error": "there is no route to 10.0.0.2: add one, or correct the address",
@@ -49,7 +49,7 @@ def port() -> Iterator[int]:
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"bgp": BGP}).encode())
+            self.wfile.write(json.dumps({"bgp": BGP, "now": "2026-11-24T08:35:00Z"}).encode())
 
         def log_message(self, *_: object) -> None: ...
 
@@ -70,6 +70,7 @@ def test_text(port: int) -> None:
         "10.0.0.2, 10.0.0.3",
         "65001 {7 9}",
         "only path, stale",
+        "2 h",
         "10.61.0.0/26",
     ):
         assert words in done.output
