@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from calico_py.bgp.decide import Identity, decide_prefix
 from calico_py.bgp.rib import AdjRibIn
@@ -32,13 +33,14 @@ class Learner:
         return self._rib.speaker_problem
 
     def sessions(self) -> Mapping[Address, Session]:
-        """Each peer's session; ``since`` on the clock of time.time()."""
-        return self._rib.sessions()
+        """Each peer's session; ``since`` in Unix time. The RIB's own clock is one that nobody sets."""
+        ahead = time.time() - time.monotonic()
+        return {peer: replace(found, since=found.since + ahead) for peer, found in self._rib.sessions().items()}
 
     def configure(self, me: Identity, peers: frozenset[Address]) -> bool:
         """Who this node is and whom it peers with; True if that changed the outcome or who is in sync."""
         before = dict(self._routes), self._rib.in_sync
-        self._rib.configure(peers, time.time())
+        self._rib.configure(peers, time.monotonic())
         if me != self._me:
             self._me = me
             self._routes.clear()
@@ -60,7 +62,7 @@ class Learner:
 
     async def _listen(self) -> None:
         async for event in self._speaker.events():
-            self._rib.handle(event, time.time())
+            self._rib.handle(event, time.monotonic())
             self._wake.set()
             self._on_change()
 
@@ -68,11 +70,11 @@ class Learner:
         while True:
             self._wake.clear()
             deadline = self._rib.deadline()
-            wait = None if deadline is None else max(0.0, deadline - time.time())
+            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
                 await asyncio.wait_for(self._wake.wait(), wait)
             except TimeoutError:
-                self._rib.expire(time.time())
+                self._rib.expire(time.monotonic())
                 self._on_change()
 
     def _decide(self, prefixes: Iterable[Network]) -> None:

@@ -70,6 +70,10 @@ class FakeSpeaker:
         up = SessionChanged(peer, SessionState.ESTABLISHED, restart_time=120)
         self.say(ReplayStarted(), up, *paths, EndOfRib(peer, family(peer)), ReplayComplete())
 
+    def restarted(self) -> None:
+        """A speaker that begins anew: it knows of no session yet."""
+        self.say(ReplayStarted(), ReplayComplete())
+
     def withdraw(self, peer: Address, prefix: Network) -> None:
         self.say(PathWithdrawn(peer, prefix))
 
