@@ -88,8 +88,10 @@ def _learned_only(view: _View, holders: Mapping[Network, Holder]) -> dict[Networ
     own += [host_network(address.ip) for address in map(view.me.address, FAMILIES) if address is not None]
     out = {}
     for prefix, route in view.learned.routes.items():
+        if prefix in holders:
+            continue
         pool = view.pools.find(prefix)
-        if prefix in holders or not installs_learned(pool, view.programmers):
+        if not installs_learned(pool, view.programmers):
             continue
         if not any(contains(ours, prefix) for ours in own):
             out[prefix] = Destination(prefix, (Candidate(bgp_route(route)),), pool=pool.name if pool else "")

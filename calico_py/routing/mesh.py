@@ -63,7 +63,9 @@ def compute_advertisements(holders: Iterable[Holder], pools: Pools, me: Node) ->
     """The prefixes that this node holds, in every mode, except of pools that forbid export."""
     out = set()
     for holder in holders:
+        if holder.node != me.name:
+            continue
         pool = pools.find(holder.prefix)
-        if holder.node == me.name and not (pool is not None and pool.disable_bgp_export):
+        if pool is None or not pool.disable_bgp_export:
             out.add(Advertisement(holder.prefix))
     return frozenset(out)
