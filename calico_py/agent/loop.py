@@ -42,6 +42,7 @@ from calico_py.routing.compute import compute_intent
 log = logging.getLogger(__name__)
 
 DEBOUNCE = 0.01  # seconds: a burst of events is one pass
+LONGEST_PAUSE = 0.5  # seconds; up to this a pass is followed by a pause of its own length, for all that is not a pass
 RETRY = 1.0  # seconds after a pass that left something undone
 
 
@@ -94,6 +95,7 @@ class Loop:
         self._own = own
         self._tunnel_address = tunnel_address
         self._receiver: Receiver | None = None
+        self._pause = DEBOUNCE
         self._dirty = asyncio.Event()
 
     def mark(self) -> None:
@@ -107,7 +109,9 @@ class Loop:
         while True:
             await self._due()
             self._dirty.clear()
+            began = time.monotonic()
             await self._once()
+            self._pause = min(max(DEBOUNCE, time.monotonic() - began), LONGEST_PAUSE)
 
     async def _due(self) -> None:
         """Return when a pass is due: something changed, something failed, or a receiver's time is up."""
@@ -115,7 +119,7 @@ class Loop:
             await asyncio.wait_for(self._dirty.wait(), self._patience())
         except TimeoutError:
             return
-        await asyncio.sleep(DEBOUNCE)
+        await asyncio.sleep(self._pause)
 
     def _patience(self) -> float | None:
         if self.problem:

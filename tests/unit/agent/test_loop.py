@@ -164,3 +164,21 @@ async def test_the_receiver_is_announced_only_behind_its_filter(node: OneNode) -
         assert NODE_IPV4_IPIP_TUNNEL not in await node.annotations()
         node.kernel.fail_no_more()
         await until(lambda: NODE_IPV4_IPIP_TUNNEL in node.view.nodes.objects[ME].meta.annotations)
+
+
+async def test_passes_take_half_of_the_time_at_most(node: OneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 1,000 nodes a pass takes long, and a mode change is thousands of events: pods are wired meanwhile."""
+    await node.prepare(EncapMode.NEVER)
+    async with node.agent() as loop:
+        passes = 0
+
+        async def once() -> None:
+            nonlocal passes
+            passes += 1
+            await asyncio.sleep(0.1)
+
+        monkeypatch.setattr(loop, "_once", once)
+        for _ in range(100):
+            loop.mark()
+            await asyncio.sleep(0.01)
+        assert passes <= 6
