@@ -218,6 +218,11 @@ def test_dry_run_answers_as_if(api_server: ApiUnderTest) -> None:
         ("POST", f"{POOLS}?fieldValidation=Loose", pool("p5"), (422, "Invalid")),
         ("GET", f"{POOLS}?labelSelector=a%3D%3D%3Db", None, (400, "BadRequest")),
         ("GET", f"{POOLS}?fieldSelector=spec.cidr%3Dx", None, (400, "BadRequest")),
+        ("GET", f"{POOLS}?limit=some", None, (400, "BadRequest")),
+        ("GET", f"{POOLS}?watch=true&timeoutSeconds=long", None, (400, "BadRequest")),
+        ("POST", POOLS, {**pool(), "metadata": {"name": 5}}, (400, "BadRequest")),
+        ("POST", POOLS, {**pool(), "metadata": {"name": "p5", "labels": {"a": 1}}}, (400, "BadRequest")),
+        ("POST", POOLS, {**pool("p5"), "spec": []}, (422, "Invalid")),
     ],
 )
 def test_refusals(api_server: ApiUnderTest, method: str, path: str, body: object, outcome: tuple[int, str]) -> None:

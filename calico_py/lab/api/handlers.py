@@ -95,13 +95,13 @@ class Handlers:
     def _list(self, request: web.Request, resource: Resource, target: Target) -> web.Response:
         form = choose_form(request.headers.get("Accept", ""))
         version = self._verbs.storage.version
-        wanted = request.query.get("resourceVersion", "")
-        if wanted and _version(wanted) > version:
+        wanted = _number(request.query, "resourceVersion")
+        if wanted > version:
             message = f"Too large resource version: {wanted}, current: {version}"
             raise ApiError(504, "Timeout", message, {"retryAfterSeconds": 1})
         found = list(self._verbs.list(resource, _selection(request.query, target)))
         meta: Object = {"resourceVersion": str(version)}
-        limit, token = int(request.query.get("limit") or 0), request.query.get("continue", "")
+        limit, token = _number(request.query, "limit"), request.query.get("continue", "")
         if token:
             start, meta["resourceVersion"] = _read_token(token)
             found = [obj for obj in found if _position(obj) > start]
@@ -122,10 +122,10 @@ class Handlers:
         form = choose_form(request.headers.get("Accept", ""))
         selection = _selection(request.query, target)
         selection.predicate(resource)
-        wanted = request.query.get("resourceVersion", "")
         initial = request.query.get("sendInitialEvents") == "true"
-        since = None if wanted in ("", "0") or initial else _version(wanted)
-        seconds = float(request.query.get("timeoutSeconds") or 0)
+        wanted = _number(request.query, "resourceVersion")
+        since = None if initial else wanted or None
+        seconds = _number(request.query, "timeoutSeconds")
         return await self.watches.stream(
             WatchRequest(
                 resource=resource,
@@ -194,9 +194,11 @@ def _success(details: Object) -> Object:
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
 
 
-def _version(text: str) -> int:
-    if not text.isdigit():
-        raise bad_request(f'Invalid value: "{text}": resourceVersion must be a number')
+def _number(query: Mapping[str, str], name: str) -> int:
+    """A whole number in the query; 0 where it is absent."""
+    text = query.get(name) or "0"
+    if not text.isascii() or not text.isdigit():
+        raise bad_request(f'{name}: Invalid value: "{text}": must be a number, 0 or more')
     return int(text)
 
 

@@ -65,6 +65,8 @@ def _leaves(schema: Raw, value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def _key(schema: Raw, member: Any) -> str:
+    if not isinstance(member, dict):
+        return "v:" + json.dumps(member, sort_keys=True)  # invalid, which validation will tell
     keys = {key: member.get(key) for key in schema.get("x-kubernetes-list-map-keys") or ()}
     return "k:" + json.dumps(keys, sort_keys=True, separators=(",", ":"))
 
@@ -207,9 +209,11 @@ def _remove(value: Any, path: Sequence[str]) -> None:
     step, rest = path[0], path[1:]
     form, _, text = step.partition(":")
     if isinstance(value, list):
+        if form == "f":
+            return  # it was an object when the field was owned
         wanted = json.loads(text)
         for member in list(value):
-            hit = member == wanted if form == "v" else all(member.get(key) == wanted[key] for key in wanted)
+            hit = member == wanted if form == "v" else _has(member, wanted)
             if hit and rest:
                 _remove(member, rest)
             if hit and (not rest or member == wanted):
@@ -221,6 +225,10 @@ def _remove(value: Any, path: Sequence[str]) -> None:
             _remove(value[text], rest)
         if not rest or value[text] in ({}, []):
             del value[text]
+
+
+def _has(member: Any, keys: Object) -> bool:
+    return isinstance(member, dict) and all(member.get(key) == value for key, value in keys.items())
 
 
 def _dotted(path: Path) -> str:

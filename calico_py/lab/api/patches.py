@@ -109,7 +109,7 @@ def operated(target: Object, operations: Any) -> Object:
     holder: dict[str, Any] = {"": target}
     for operation in operations:
         _apply(holder, operation)
-    if not isinstance(holder[""], dict):
+    found: Object | None = holder.get("")
+    if not isinstance(found, dict):
         raise bad_request("the patched object is no object any more")
-    found: Object = holder[""]
     return found

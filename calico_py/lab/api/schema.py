@@ -86,6 +86,11 @@ class Schema:
         return list(broken(self.root, before, after)) if self._ruled else []
 
 
+def metadata_problems(meta: Object) -> list[Cause]:
+    """What is wrong with the types in metadata; nothing else can be read before they are right."""
+    return list(_validate(_META, meta, "metadata"))
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 

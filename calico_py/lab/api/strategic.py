@@ -42,21 +42,25 @@ def strategically_merged(target: Any, patch: Any) -> Any:
     if directive not in (None, "merge"):
         raise bad_request(f"unknown directive in a strategic merge patch: $patch: {directive!r}")
     out = dict(target) if isinstance(target, Mapping) else {}
-    if "$retainKeys" in patch:
+    if isinstance(patch.get("$retainKeys"), list):
         out = {name: value for name, value in out.items() if name in patch["$retainKeys"]}
     for name, value in patch.items():
         if name.startswith("$deleteFromPrimitiveList/"):
             field = name.partition("/")[2]
-            out[field] = [member for member in out.get(field) or () if member not in value]
+            out[field] = [member for member in _list(out.get(field)) if member not in _list(value)]
         elif name.startswith("$"):
             continue
         elif value is None:
             out.pop(name, None)
         elif isinstance(value, list):
-            out[name] = _merged_list(name, out.get(name) or [], value)
+            out[name] = _merged_list(name, _list(out.get(name)), value)
         else:
             out[name] = strategically_merged(out.get(name), value)
     return out
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _merged_list(name: str, found: list[Any], patch: list[Any]) -> list[Any]:
@@ -68,6 +72,8 @@ def _merged_list(name: str, found: list[Any], patch: list[Any]) -> list[Any]:
     keys = [key for key in _KEYS.get(name, ()) if any(isinstance(each, Mapping) and key in each for each in patch)]
     if not keys:
         return patch
+    if not all(isinstance(each, Mapping) for each in (*found, *patch)):
+        raise bad_request(f"{name}: a list that is merged by {keys[0]} holds objects and nothing else")
     key = keys[0]
     out = list(found)
     for member in patch:

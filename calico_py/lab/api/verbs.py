@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from calico_py.lab.api import errors, ownership
 from calico_py.lab.api.errors import Cause, Object, bad_request
 from calico_py.lab.api.resources import Registry, Resource
+from calico_py.lab.api.schema import metadata_problems
 from calico_py.lab.api.selection import Event, Selection, in_version, told
 from calico_py.lab.api.storage import Storage
 
@@ -248,11 +249,13 @@ class Verbs:
                 f"the API version in the data ({obj.get('apiVersion')}) does not match the expected API version "
                 f"({resource.api_version})"
             )
+        meta = {name: value for name, value in meta.items() if value is not None}
+        if problems := metadata_problems(meta):
+            raise bad_request(f"{resource.kind} in version {resource.version!r} cannot be handled: {problems[0]}")
         if obj.get("kind") != resource.kind:
             message = f"Invalid value: {json.dumps(obj.get('kind'))}: must be {resource.kind}"
             cause = Cause("kind", "FieldValueInvalid", message)
             raise errors.invalid(resource.group, str(obj.get("kind")), meta.get("name", ""), [cause])
-        meta = {name: value for name, value in meta.items() if value is not None}
         if resource.namespaced:
             if meta.get("namespace", namespace) != namespace:
                 raise bad_request(
