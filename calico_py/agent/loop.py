@@ -176,13 +176,13 @@ class Loop:
 
     def _step(self, state: ClusterState) -> Receiver:
         now = time.monotonic()
+        announced = _is_announced(state.nodes[self._config.node])
         if self._receiver is None:
-            announced = state.nodes[self._config.node].ipip_tunnel is not None
             self._receiver = resume(announced=announced, now=now)
         wanted = wants_ipip(state.pools.values())
         # This node counts too: what it still sends needs the device, its repair and its engine as much.
         senders = find_senders("", state.nodes.values(), state.pools.values())
-        following = step(self._receiver, wanted=wanted, senders=bool(senders), now=now)
+        following = step(self._receiver, wanted=wanted, senders=bool(senders), now=now, announced=announced)
         if following.phase != self._receiver.phase:
             log.info("IPIP receiver: %s, was %s", following.phase, self._receiver.phase)
         self._receiver = following
@@ -234,7 +234,7 @@ def _unobserved(_compute: float, _apply: float, _undone: bool) -> None:
 
 
 def _is_announced(me: Node) -> bool:
-    """An engine that restarts does not take the announcement back: it is there again in a moment."""
+    """Whether the annotation stands. An engine that restarts does not take it back: it is there again in a moment."""
     return me.ipip_tunnel is not None
 
 

@@ -1,14 +1,14 @@
 """The life of this node's tunnel receiver: it comes before the first packet and goes after the last. Pure.
 
 Others send only while this node's annotation says that the receiver is up. So it is announced once it is up, withdrawn
-when nobody has sent for a while, and closed a while after that: a sender that has not yet seen the withdrawal loses
-nothing.
+when nobody has sent for a while, and closed a while after the annotation has gone: a sender that has not yet seen the
+withdrawal loses nothing.
 
     phase       open  announced   leaves it
-    DOWN        no    no          a pool tunnels: UP; somebody sends all the same: WITHDRAWN
+    DOWN        no    no          a pool tunnels: UP; somebody sends all the same, or still may: WITHDRAWN
     UP          yes   yes         no pool tunnels and nobody sends: LINGERING
     LINGERING   yes   yes         a pool tunnels or somebody sends: UP; after 60 s: WITHDRAWN
-    WITHDRAWN   yes   no          a pool tunnels: UP; after 60 s without a sender: DOWN
+    WITHDRAWN   yes   no          a pool tunnels: UP; after 60 s without sender and annotation: DOWN
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ class Receiver:
     """The state of the receiver.
 
     Attributes:
-        since: monotonic time, in seconds, at which the phase began or, in WITHDRAWN, somebody last sent.
+        since: monotonic time, in seconds, at which the phase began or, in WITHDRAWN, somebody last sent or might have.
     """
 
     phase: Phase = Phase.DOWN
@@ -63,14 +63,15 @@ def resume(*, announced: bool, now: float) -> Receiver:
     return Receiver(Phase.LINGERING, now) if announced else Receiver(Phase.DOWN, now)
 
 
-def step(receiver: Receiver, *, wanted: bool, senders: bool, now: float) -> Receiver:
+def step(receiver: Receiver, *, wanted: bool, senders: bool, now: float, announced: bool = False) -> Receiver:
     """The state now.
 
     Args:
         receiver: the state before.
         wanted: a pool tunnels by this receiver's encapsulation.
-        senders: another node still sends by it.
+        senders: a node still sends by it.
         now: monotonic time, seconds.
+        announced: the annotation stands, as far as is known: the API may be away when it is to go.
     """
     overdue = receiver.deadline is not None and now >= receiver.deadline
     match receiver.phase:
@@ -82,7 +83,7 @@ def step(receiver: Receiver, *, wanted: bool, senders: bool, now: float) -> Rece
             following = Phase.LINGERING
         case Phase.LINGERING:
             following = Phase.WITHDRAWN if overdue else Phase.LINGERING
-        case _ if senders:
+        case _ if senders or announced:
             return Receiver(Phase.WITHDRAWN, now)
         case Phase.WITHDRAWN:
             following = Phase.DOWN if overdue else Phase.WITHDRAWN

@@ -35,6 +35,7 @@ from calico_py.model.speaker import (
     SessionChanged,
     SpeakerEvent,
 )
+from calico_py.model.store import UnavailableError
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.store import MemoryStore
 from tests.fakes.waiting import until
@@ -79,9 +80,14 @@ class FakeSpeaker:
 
 
 class OneNode:
-    """An agent's convergence on node1 and what surrounds it; ``agent`` runs it, again and again if wished."""
+    """An agent's convergence on node1 and what surrounds it; ``agent`` runs it, again and again if wished.
+
+    Attributes:
+        refuse_patches: the API server takes none of the agent's patches of its Node.
+    """
 
     def __init__(self, state_dir: FilePath, *, kernel_ipip: bool = True) -> None:
+        self.refuse_patches = False
         self.store = MemoryStore()
         self.kernel = FakeKernel(ipip=kernel_ipip)
         self.speaker = FakeSpeaker()
@@ -153,7 +159,7 @@ class OneNode:
 
         config = load_config({"NODENAME": ME, "IP": "192.168.1.11/24", **environment}, hostname=ME)
         view = self.view = ClusterView(self.store, ME, changed, lambda: self.tunnel_address.refresh())  # noqa: PLW0108 - it comes later
-        publisher = NodePublisher(self.store, ME, lambda: view.nodes.objects.get(ME))
+        publisher = NodePublisher(self.store.with_fault(self._refused), ME, lambda: view.nodes.objects.get(ME))
         own = OwnAddress(config, self.store, self.kernel, publisher, on_change=changed)
         allocator = Allocator(
             self.store,
@@ -205,6 +211,10 @@ class OneNode:
             await asyncio.gather(*tasks, return_exceptions=True)
             for task in ended:
                 task.result()
+
+    def _refused(self, when: str, verb: str, _kind: str, _name: str) -> None:
+        if self.refuse_patches and (when, verb) == ("before", "patch"):
+            raise UnavailableError("the API server is away")
 
     def _observed(self, _compute: float, _apply: float, _undone: bool) -> None:
         self.passes += 1

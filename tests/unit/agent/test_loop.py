@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from calico_py.agent.receiver import Phase
 from calico_py.model.kernel import Delete, Link, NftTable, Put
 from calico_py.model.kinds import NODES
 from calico_py.model.names import NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
@@ -182,3 +183,24 @@ async def test_passes_take_half_of_the_time_at_most(node: OneNode, monkeypatch: 
             loop.mark()
             await asyncio.sleep(0.01)
         assert passes <= 6
+
+
+async def test_a_receiver_whose_withdrawal_was_not_heard_stays_open(
+    node: OneNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the API server takes no patch the annotation stands, and others may begin to send by it at any time."""
+    monkeypatch.setattr("calico_py.agent.receiver.LINGER", 0.1)
+    await node.prepare(EncapMode.ALWAYS)
+    await node.annotate("node2", NODE_SENDING, "{}")
+    async with node.agent() as loop:
+        await until(lambda: NODE_IPV4_IPIP_TUNNEL in node.view.nodes.objects[ME].meta.annotations)
+        await node.quiet()
+        node.refuse_patches = True
+        await node.set_mode(EncapMode.NEVER)
+        await until(lambda: loop.last is not None and loop.last.receiver.phase == Phase.WITHDRAWN)
+        await asyncio.sleep(0.5)
+        assert loop.last is not None
+        assert loop.last.receiver.open
+        node.refuse_patches = False
+        await until(lambda: loop.last is not None and not loop.last.receiver.open)
+        assert NODE_IPV4_IPIP_TUNNEL not in await node.annotations()

@@ -86,3 +86,12 @@ def test_senders() -> None:
 def test_wants() -> None:
     assert wants_ipip([pool(EncapMode.CROSS_SUBNET)])
     assert not wants_ipip([pool(EncapMode.NEVER)])
+
+
+def test_an_annotation_that_still_stands_holds_the_receiver_open() -> None:
+    withdrawn = Receiver(Phase.WITHDRAWN, 0.0)
+    late = step(withdrawn, wanted=False, senders=False, now=2 * LINGER, announced=True)
+    assert late == Receiver(Phase.WITHDRAWN, 2 * LINGER)
+    gone = step(late, wanted=False, senders=False, now=2.5 * LINGER)
+    assert gone == late
+    assert step(gone, wanted=False, senders=False, now=3 * LINGER).phase == Phase.DOWN
