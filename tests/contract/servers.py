@@ -142,7 +142,9 @@ def find_kubectl() -> Path:
 def embedded(folder: Path, *, arguments: Sequence[str] = ()) -> Iterator[ApiUnderTest]:
     """The embedded server as a process, as the lab runs it."""
     ports, log = folder / "ports", folder / "log"
-    command = [sys.executable, "-m", "calico_py.lab.api", "--db", str(folder / "db"), "--listen", "127.0.0.1:0"]
+    # It does not outlive the tests, however they end.
+    held = ["setpriv", "--pdeathsig", "KILL", sys.executable]
+    command = [*held, "-m", "calico_py.lab.api", "--db", str(folder / "db"), "--listen", "127.0.0.1:0"]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "--port-file", str(ports), *arguments],

@@ -168,8 +168,10 @@ def _free_ports(count: int) -> list[int]:
 
 def _spawn(folder: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
     log = folder / f"{Path(command[0]).name}.log"
+    # It does not outlive the thread that started it, however that ends.
+    held = ["setpriv", "--pdeathsig", "KILL", *command]
     with log.open("wb") as out:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        return subprocess.Popen(held, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
 
 
 def _wait_ready(plane: ControlPlane, folder: Path) -> None:
