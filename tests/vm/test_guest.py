@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.guest import GuestError, run_in_vm, run_pytest_in_vm
+from tests.vm.guest import GuestError, run_in_vm
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 
@@ -32,24 +32,11 @@ def test_status_output_and_kernel() -> None:
 
 def test_script_that_does_not_end_is_killed() -> None:
     before = _guests()
-    with pytest.raises(GuestError, match=r"not done within 15 s(.|\n)*last words"):
-        run_in_vm("echo last words; sleep 1000", timeout=15)
+    with pytest.raises(GuestError, match="not done within 15 s"):
+        run_in_vm("sleep 1000", timeout=15)
     assert _guests() <= before
 
 
 def test_guest_that_dies_is_told() -> None:
     with pytest.raises(GuestError, match="the guest died"):
         run_in_vm("echo c > /proc/sysrq-trigger", timeout=60)
-
-
-def test_pytest_in_the_guest(tmp_path: Path) -> None:
-    (tmp_path / "test_there.py").write_text(
-        "import os, pathlib\n"
-        "from calico_py.model.names import IPIP_DEVICE\n"
-        "def test_kernel(): assert '-amd64' in os.uname().release and os.environ['CALICO_PY_VM'] == '1'\n"
-        "def test_fails(): assert IPIP_DEVICE == 'something else'\n"
-    )
-    done = run_pytest_in_vm(tmp_path / "test_there.py", "-q")
-    assert done.status == 1
-    assert "1 failed, 1 passed" in done.output
-    assert "'tunl0' == 'something else'" in done.output
