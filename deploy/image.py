@@ -19,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calico_py.cni.installer import PLUGIN, ensure_shim
@@ -63,7 +63,11 @@ def build(output: Path, *, cache: Path, references: Sequence[str] = ()) -> None:
     with tempfile.TemporaryDirectory(prefix=".image-", dir=cache) as scratch:
         base = _base_layer(cache, Path(scratch))
         top = _top_layer(cache, Path(scratch))
-        _archive(output, [base, top], references or [f"{REFERENCE}:{version()}"])
+        settings = {
+            "Env": [f"PATH=/{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"],
+            "Entrypoint": ["calico-py"],
+        }
+        write_archive(output, [base, top], references or [f"{REFERENCE}:{version()}"], settings)
 
 
 def _base_layer(cache: Path, scratch: Path) -> Path:
@@ -141,17 +145,19 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
     tar.addfile(entry, io.BytesIO(content))
 
 
-def _archive(output: Path, layers: Sequence[Path], references: Sequence[str]) -> None:
-    """The format of ``docker save``: layers, a configuration that names them by digest, and a manifest."""
+def write_archive(
+    output: Path, layers: Sequence[Path], references: Sequence[str], settings: Mapping[str, Sequence[str]]
+) -> None:
+    """An image in the format of ``docker save``: layers, a configuration that names them by digest, and a manifest.
+
+    ``layers`` are tar archives, the lowest first; ``references`` names with tags; ``settings`` entry point etc.
+    """
     digests = [_digest(layer) for layer in layers]
     config = json.dumps(
         {
             "architecture": _DOCKER_ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
-            "config": {
-                "Env": [f"PATH=/{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"],
-                "Entrypoint": ["calico-py"],
-            },
+            "config": settings,
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
         }
     ).encode()

@@ -1,0 +1,315 @@
+"""A Kubernetes cluster with nothing replaced: etcd, the control plane, nodes with kubelet, containerd, kube-proxy.
+
+Pods' addresses and routes are calico-py's to make, which the cluster does not have until somebody installs it.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from calico_py.lab import namespaces
+from calico_py.lab.api import control_plane
+from calico_py.lab.api.binaries import cached_all
+from calico_py.lab.api.kubeconfig import write_kubeconfig
+from calico_py.lab.cache import cache_directory
+from calico_py.lab.live import Endpoint
+from calico_py.lab.nodes import KUBECONFIG, LiveNode
+from calico_py.lab.topology import LabSpec, NodePlace, compute_topology
+from calico_py.model.net import Address, Family
+from tests.cluster import settings
+from tests.contract.servers import Kubectl
+
+CHECKOUT = Path(__file__).parents[2]
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet")
+PLUGINS = Path("/usr/lib/cni")  # Debian's containernetworking-plugins
+_PLUGINS = ("bandwidth", "host-local", "loopback", "portmap", "ptp")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node: where commands run, and its processes."""
+
+    place: NodePlace
+    pid: int
+
+    @property
+    def name(self) -> str:
+        """Of the Node object."""
+        return self.place.name
+
+    @property
+    def root(self) -> Path:
+        """Its file system."""
+        return Path(f"/proc/{self.pid}/root")
+
+    def enter(self, *, net: str = "") -> list[str]:
+        """The command before which a command runs inside, or (``net``: a path there) with the network of a pod."""
+        network = f"--net={self.root}{net}" if net else "--net"
+        return ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--pid", "--cgroup", network, "--"]
+
+    def run(self, *command: str, net: str = "", check: bool = True) -> str:
+        """Run a command inside to its end; its output."""
+        done = subprocess.run([*self.enter(net=net), *command], capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, f"{self.name}: {command}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Pod(Endpoint):
+    """A pod as an end of a flow.
+
+    Attributes:
+        kube: its node; addresses: all of its own; net: its network namespace, a path inside the node.
+    """
+
+    name: str = ""
+    kube: Node | None = None
+    addresses: tuple[Address, ...] = ()
+    net: str = ""
+
+    def enter(self) -> list[str]:
+        """As the lab's."""
+        assert self.kube is not None
+        return [*self.kube.enter(net=self.net), "setpriv", "--pdeathsig", "TERM", "--"]
+
+    def environment(self) -> dict[str, str]:
+        """The caller's own."""
+        return dict(os.environ)
+
+    def address(self, family: Family | None = None) -> Address:
+        """Its address of that family, or the first."""
+        return next(address for address in self.addresses if family in (None, address.version))
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterKubectl(Kubectl):
+    """kubectl where it reaches the API server, in the network of the control plane."""
+
+    control: int = 0
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line."""
+        return ["nsenter", f"--target={self.control}", "--net", "--", *Kubectl.command(self, *arguments)]
+
+
+@dataclass(slots=True)
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        control: process that holds the network of the control plane, which is the pods' outside world as well.
+    """
+
+    name: str
+    folder: Path
+    control: int
+    nodes: Mapping[str, Node]
+    programs: Mapping[str, Path]
+    plan: control_plane.Layout
+    kubectl: ClusterKubectl
+    _commands: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
+    _running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    # -- processes
+
+    def start(self, process: str) -> None:
+        """Start a process by its name, such as ``kube-apiserver`` or ``node1-kubelet``."""
+        prefix, command = self._commands[process]
+        with self.log(process).open("ab") as out:
+            self._running[process] = subprocess.Popen(
+                [*prefix, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def stop(self, process: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """End a process and wait for it."""
+        running = self._running.pop(process)
+        os.killpg(running.pid, number)
+        running.wait()
+
+    def log(self, process: str) -> Path:
+        """Where a process writes to."""
+        return self.folder / f"{process}.log"
+
+    # -- objects
+
+    def get(self, *arguments: str) -> Any:
+        """Objects, as kubectl has them."""
+        return self.kubectl.json("get", *arguments)
+
+    def ready_nodes(self) -> set[str]:
+        """Names of those that are Ready."""
+        return {
+            item["metadata"]["name"]
+            for item in self.get("nodes")["items"]
+            for condition in item.get("status", {}).get("conditions", ())
+            if condition["type"] == "Ready" and condition["status"] == "True"
+        }
+
+    def pod(self, name: str, namespace: str = "default") -> Pod:
+        """A pod that runs, as an end of a flow."""
+        found = self.get("pod", name, f"--namespace={namespace}")
+        node = self.nodes[found["spec"]["nodeName"]]
+        sandbox = self._sandbox(node, found["metadata"]["uid"])
+        return Pod(
+            node=LiveNode(node.place, node.pid),
+            name=name,
+            kube=node,
+            addresses=tuple(ip_address(each["ip"]) for each in found["status"]["podIPs"]),
+            net=sandbox,
+        )
+
+    def _sandbox(self, node: Node, uid: str) -> str:
+        """The network namespace of a pod, by the process of its sandbox."""
+        listed = node.run("ctr", "-n", "k8s.io", "containers", "ls", "-q", f'labels."io.kubernetes.pod.uid"=={uid}')
+        for container in listed.split():
+            spec = json.loads(node.run("ctr", "-n", "k8s.io", "containers", "info", container))
+            for namespace in spec["Spec"]["linux"]["namespaces"]:
+                if namespace["type"] == "network" and namespace.get("path", "").startswith("/var/run/netns"):
+                    return str(namespace["path"]).removeprefix("/var")
+        raise AssertionError(f"{node.name}: no sandbox of pod {uid}")
+
+
+def wait_until(condition: Callable[[], object], *, within: float = 60.0, what: str = "") -> float:
+    """Wait for a condition; the seconds that it took."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < within, f"not within {within:.0f} s: {what}"
+        time.sleep(0.1)
+    return time.monotonic() - begun
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, *, nodes: int = 3) -> Iterator[Cluster]:
+    """A cluster with so many nodes, none of them Ready yet; all of it is gone afterwards."""
+    cache = cache_directory(os.environ)
+    programs = cached_all(PROGRAMS, cache)
+    name = f"cpy{os.getpid():x}{secrets.token_hex(2)}"
+    own = folder / name
+    own.mkdir(parents=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.holder", name, str(own), str(nodes)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=CHECKOUT,
+        start_new_session=True,
+    )
+    try:
+        assert holder.stdout is not None
+        pids = json.loads(holder.stdout.readline())
+        yield _start(name, own, pids, programs, cache)
+    finally:
+        assert holder.stdin is not None
+        holder.stdin.close()
+        holder.wait()
+
+
+def _start(name: str, folder: Path, pids: dict[str, int], programs: Mapping[str, Path], cache: Path) -> Cluster:
+    topology = compute_topology(LabSpec(name=name, nodes=len(pids) - 1))
+    address = str(topology.core4.ip)
+    plan = control_plane.layout(folder, address=address, advertise=address)
+    etcd, server = control_plane.commands(plan, cache)
+    control = pids["control"]
+    made = Cluster(
+        name=name,
+        folder=folder,
+        control=control,
+        nodes={place.name: Node(place, pids[place.name]) for place in topology.nodes},
+        programs=programs,
+        plan=plan,
+        kubectl=ClusterKubectl(programs["kubectl"], folder / "kubeconfig", folder / "kubectl-cache", control=control),
+    )
+    kubeconfig = folder / "kubeconfig"
+    enter = ["nsenter", f"--target={control}", "--net", "--pid", "--"]
+    made._commands |= {
+        "etcd": (enter, etcd),
+        "kube-apiserver": (enter, settings.api_server(server)),
+        "kube-controller-manager": (
+            enter,
+            settings.controller_manager(programs["kube-controller-manager"], kubeconfig, plan.authority),
+        ),
+        "kube-scheduler": (enter, settings.scheduler(programs["kube-scheduler"], kubeconfig)),
+    }
+    made.start("etcd")
+    made.start("kube-apiserver")
+    for node in made.nodes.values():
+        _prepare(made, node)
+        made.start(f"{node.name}-containerd")
+    _wait_for_api(made)
+    for process in ("kube-controller-manager", "kube-scheduler"):
+        made.start(process)
+    for node in made.nodes.values():
+        authority = node.root / "etc/kubernetes/authority.crt"
+        authority.write_bytes(plan.authority.read_bytes())
+        write_kubeconfig(
+            node.root / KUBECONFIG.lstrip("/"),
+            plan.url,
+            token=plan.token,
+            authority=Path("/etc/kubernetes/authority.crt"),
+        )
+        made.start(f"{node.name}-kubelet")
+        made.start(f"{node.name}-kube-proxy")
+    wait_until(lambda: len(made.get("nodes")["items"]) == len(made.nodes), what="nodes register themselves")
+    return made
+
+
+def _prepare(made: Cluster, node: Node) -> None:
+    """Files of a node, and what runs there."""
+    for path, text in settings.files(node.place).items():
+        (node.root / path.lstrip("/")).write_text(text)
+    for plugin in _PLUGINS:
+        target = node.root / "opt/cni/bin" / plugin
+        target.write_bytes((PLUGINS / plugin).read_bytes())
+        target.chmod(0o755)
+    # nsenter does not enter control groups.
+    into = 'for group in /sys/fs/cgroup/*; do echo $$ > $group/cgroup.procs; done; exec "$@"'
+    prefix = [*node.enter(), "sh", "-euc", into, "node"]
+    made._commands |= {
+        f"{node.name}-containerd": (prefix, ["containerd", f"--config={settings.CONTAINERD_CONFIG}"]),
+        f"{node.name}-kubelet": (prefix, settings.kubelet(made.programs["kubelet"], node.place)),
+        f"{node.name}-kube-proxy": (prefix, settings.proxy(made.programs["kube-proxy"], node.place)),
+    }
+
+
+def _wait_for_api(made: Cluster) -> None:
+    certificate = made.plan.authority
+    wait_until(certificate.exists, what="kube-apiserver makes its certificate")
+    write_kubeconfig(made.kubectl.kubeconfig, made.plan.url, token=made.plan.token, authority=certificate)
+    wait_until(lambda: _answers(made), what=f"kube-apiserver is ready; see {made.log('kube-apiserver')}")
+
+
+def _answers(made: Cluster) -> bool:
+    done = subprocess.run(made.kubectl.command("get", "--raw", "/readyz"), capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def import_image(node: Node, archive: Path) -> None:
+    """Import an image into the node's containerd."""
+    with archive.open("rb") as content:
+        done = subprocess.run(
+            [*node.enter(), "ctr", "-n", "k8s.io", "images", "import", "--snapshotter", "overlayfs", "-"],
+            stdin=content,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+
+
+def inside_control(made: Cluster) -> contextlib.AbstractContextManager[None]:
+    """The calling thread is in the network of the control plane."""
+    return namespaces.inside(Path(f"/proc/{made.control}/ns/net"))
+
+
+def arguments(**named: str) -> Sequence[str]:
+    """Flags of kubectl."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
