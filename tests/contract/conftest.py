@@ -2,25 +2,42 @@
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.capture import CaptureManager
 
-from calico_py.lab.api.binaries import MissingError
-from tests.contract.servers import ApiUnderTest, Kubectl, embedded, find_kubectl, kube
+from calico_py.lab.api.binaries import MissingError, cached
+from tests.contract.servers import ApiUnderTest, Kubectl, cache_folder, embedded, kube
 
 # So few that a test can outrun it.
 WINDOW = 100
 
 
+@pytest.fixture(scope="session")
+def program(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """Finds a program of Kubernetes; where it has to be built, says so past pytest's capturing of output."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert isinstance(capture, CaptureManager)
+
+    def find(name: str) -> Path:
+        with capture.global_and_fixture_disabled():
+            return cached(name, cache_folder())
+
+    return find
+
+
 @pytest.fixture(scope="session", params=["embedded", "kube"])
-def running_server(request: pytest.FixtureRequest) -> Iterator[ApiUnderTest]:
+def running_server(request: pytest.FixtureRequest, program: Callable[[str], Path]) -> Iterator[ApiUnderTest]:
     """One server for all tests of a run."""
     folder = Path(tempfile.mkdtemp(prefix=f"cpy{os.getpid()}-api-"))
     few = ["--window", str(WINDOW)]
     try:
+        if request.param == "kube":
+            program("kube-apiserver")
         with embedded(folder, arguments=few) if request.param == "embedded" else kube(folder) as api:
             yield api
     except MissingError as error:
@@ -37,12 +54,15 @@ def api_server(running_server: ApiUnderTest) -> ApiUnderTest:
 
 
 @pytest.fixture(scope="session")
-def kubectl_program() -> Path:
-    """kubectl, built where the cache has none."""
+def kubectl_program(program: Callable[[str], Path]) -> Path:
+    """The kubectl of the API server's own release, or the one of the path where it cannot be built."""
     try:
-        return find_kubectl()
+        return program("kubectl")
     except MissingError as error:
-        pytest.skip(str(error))
+        other = shutil.which("kubectl") or shutil.which("kubectl", path=str(Path(sys.executable).parent))
+        if other is None:
+            pytest.skip(str(error))
+        return Path(other)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import ssl
 import subprocess
@@ -17,7 +16,6 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from calico_py.lab.api import control_plane
-from calico_py.lab.api.binaries import MissingError, cached
 from calico_py.lab.api.definitions import shipped
 from calico_py.lab.api.kubeconfig import write_kubeconfig
 
@@ -125,17 +123,6 @@ class Kubectl:
     def json(self, *arguments: str) -> Any:
         """The output of ``get ... -o json``."""
         return json.loads(self(*arguments, "-o", "json").stdout)
-
-
-def find_kubectl() -> Path:
-    """The kubectl of the API server's own release, or the one of the path where it cannot be built."""
-    try:
-        return cached("kubectl", cache_folder())
-    except MissingError:
-        other = shutil.which("kubectl") or shutil.which("kubectl", path=str(Path(sys.executable).parent))
-        if other is None:
-            raise
-        return Path(other)
 
 
 @contextmanager

@@ -72,6 +72,24 @@ def test_update_needs_the_current_version(api_server: ApiUnderTest) -> None:
     assert "metadata.resourceVersion" in blind.body["message"]
 
 
+def test_some_core_kinds_are_updated_blindly_and_leases_are_not(api_server: ApiUnderTest) -> None:
+    maps = "/api/v1/namespaces/default/configmaps"
+    api_server.request("POST", maps, configmap("c1", {"a": "1"}))
+    assert api_server.request("PUT", f"{maps}/c1", configmap("c1", {"a": "2"})).body["data"] == {"a": "2"}
+    leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    lease = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "l1"},
+        "spec": {"holderIdentity": "node1", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"},
+    }
+    made = api_server.request("POST", leases, lease).body
+    assert made["spec"] == lease["spec"]
+    assert api_server.request("PUT", f"{leases}/l1", lease).status == 422
+    lease["metadata"] = made["metadata"]
+    assert api_server.request("PUT", f"{leases}/l1", lease).status == 200
+
+
 def test_update_of_another_incarnation(api_server: ApiUnderTest) -> None:
     made = api_server.request("POST", POOLS, pool()).body
     made["metadata"]["uid"] = "11111111-2222-3333-4444-555555555555"

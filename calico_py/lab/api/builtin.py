@@ -32,6 +32,7 @@ def _kind(
     columns: Iterable[Column] = (_AGE,),
     fields: Iterable[str] = (),
     defaults: Object | None = None,
+    strict: bool = False,
 ) -> Resource:
     properties = {name: {"default": value} for name, value in (defaults or {}).items()}
     return Resource(
@@ -47,7 +48,8 @@ def _kind(
         columns=tuple(columns),
         fields=tuple(fields),
         status=status,
-        strict=False,
+        strict=strict,
+        strategic=True,
     )
 
 
@@ -144,7 +146,7 @@ def builtin() -> tuple[Resource, ...]:
         _kind("Service", "services", "svc", status=True),
         _kind("DaemonSet", "daemonsets", "ds", group="apps", status=True),
         _kind("Deployment", "deployments", "deploy", group="apps", status=True),
-        _kind("Lease", "leases", group="coordination.k8s.io", columns=(holder, _AGE)),
+        _kind("Lease", "leases", group="coordination.k8s.io", columns=(holder, _AGE), strict=True),
         _kind("Role", "roles", group=_RBAC),
         _kind("RoleBinding", "rolebindings", group=_RBAC),
         _kind("ClusterRole", "clusterroles", group=_RBAC, namespaced=False),
@@ -157,5 +159,6 @@ def builtin() -> tuple[Resource, ...]:
             group=CRD_GROUP,
             namespaced=False,
             status=True,
+            strict=True,
         ),
     )

@@ -256,7 +256,7 @@ def _change(resource: Resource, media: str, patch: object) -> Callable[[Object],
         return lambda obj: patches.merged(obj, patch)
     if media == "application/json-patch+json":
         return lambda obj: patches.operated(obj, patch)
-    if media == "application/strategic-merge-patch+json" and not resource.strict:
+    if media == "application/strategic-merge-patch+json" and resource.strategic:
         return lambda obj: strategically_merged(obj, patch)
     accepted = ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"]
     raise ApiError(

@@ -124,7 +124,7 @@ def _operation(resource: Resource, action: str, query: Iterable[str]) -> Object:
     if action in ("post", "put"):
         operation["requestBody"] = {"content": content}
     elif action == "patch":
-        media = _PATCHES if resource.strict else (*_PATCHES, "strategic-merge-patch+json")
+        media = (*_PATCHES, "strategic-merge-patch+json") if resource.strategic else _PATCHES
         operation["requestBody"] = {
             "content": {f"application/{each}": {"schema": {"type": "object"}} for each in media}
         }

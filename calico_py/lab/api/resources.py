@@ -38,7 +38,8 @@ class Resource:
     Attributes:
         fields: paths that a field selector may name, besides metadata.name and metadata.namespace.
         status: there is a status subresource; the main resource ignores changes of status.
-        strict: a custom resource: an update needs a resourceVersion, a patch is never strategic.
+        strict: an update needs a resourceVersion, as for all custom resources and some core kinds.
+        strategic: takes strategic merge patches, as core kinds alone do.
     """
 
     group: str
@@ -55,6 +56,7 @@ class Resource:
     fields: tuple[str, ...] = ()
     status: bool = False
     strict: bool = True
+    strategic: bool = False
     stored: bool = True
 
     @property
