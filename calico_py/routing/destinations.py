@@ -64,10 +64,8 @@ def _ways(
     tunnel = RouteIntent(prefix, RouteClass.TUNNEL, (far.ip,), IPIP_DEVICE)
     near = same_subnet(me.address(family(prefix)), far.ip)
     if pool is not None and pool.vxlan_mode != EncapMode.NEVER:
-        return (
-            (),
-            f"IPPool {pool.name}: spec.vxlanMode {pool.vxlan_mode} has no data plane in this version; use ipipMode",
-        )
+        why = f"IPPool {pool.name}: spec.vxlanMode {pool.vxlan_mode} has no data plane in this version; use ipipMode"
+        return _kept(tunnel, direct, bgp), why
     if pool is not None and _tunnels(pool, near=near):
         ready = remote.ipip_tunnel is not None
         waiting = "" if ready else f"node {remote_name} has no IPIP receiver yet (annotation {NODE_IPV4_IPIP_TUNNEL})"
@@ -82,7 +80,7 @@ def _ways(
         )
         return _kept(tunnel, bgp), why
     if not programmers.bgp:
-        return _kept(tunnel, direct), "programClusterRoutes leaves routes without encapsulation to nobody"
+        return _kept(tunnel, direct, bgp), "programClusterRoutes leaves routes without encapsulation to nobody"
     if bgp is not None:
         return (Candidate(bgp),), ""
     return _kept(tunnel, direct), f"waiting for BGP: no peer has announced {prefix} of node {remote_name}"

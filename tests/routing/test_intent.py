@@ -176,6 +176,37 @@ STATES: list[tuple[str, list[Obj], LearnedRoutes, dict[str, list[tuple[str, str,
         },
     ),
     (
+        "never, for a moment nobody's: the two objects of a handover are applied one after the other",
+        [
+            *NODES,
+            *BLOCKS[:2],
+            pool(EncapMode.NEVER),
+            BGPConfiguration(Meta("default"), program_cluster_routes=Program.DISABLED),
+        ],
+        PATHS,
+        {
+            "10.244.1.0/26": [("blackhole", "", True)],
+            "10.244.2.0/26": [
+                ("tunnel", "192.168.1.12", False),
+                ("direct", "192.168.1.12", False),
+                ("bgp", "192.168.1.12", False),
+            ],
+        },
+    ),
+    (
+        "a mode without a data plane changes nothing that is installed",
+        [*NODES, *BLOCKS[:2], replace(pool(EncapMode.NEVER), vxlan_mode=EncapMode.ALWAYS)],
+        PATHS,
+        {
+            "10.244.1.0/26": [("blackhole", "", True)],
+            "10.244.2.0/26": [
+                ("tunnel", "192.168.1.12", False),
+                ("direct", "192.168.1.12", False),
+                ("bgp", "192.168.1.12", False),
+            ],
+        },
+    ),
+    (
         "pending claims and claims under deletion are not routed",
         [
             *NODES,
