@@ -20,6 +20,7 @@ from calico_py.lab.commands import LabError
 MERGE_PATCH = "application/merge-patch+json"
 
 _TIMEOUT = 10.0  # seconds, of a request
+_READY_TIMEOUT = 1.0  # seconds; a socket that nobody serves yet accepts and says nothing
 _WATCH_TIMEOUT = 30.0  # seconds of silence after which a watch begins anew
 
 
@@ -50,7 +51,7 @@ class Api:
     def is_ready(self) -> bool:
         """Whether the server says that it is ready; False also while it is not there."""
         try:
-            with self._open("GET", "/readyz", None, "", _TIMEOUT):
+            with self._open("GET", "/readyz", None, "", _READY_TIMEOUT):
                 return True
         except ApiError:
             return False

@@ -73,7 +73,7 @@ class LiveNode:
 def pause_command(place: NodePlace, *, unshare: Sequence[str] = (), then: str = "") -> list[str]:
     """The command that makes a node and holds it; says ``ready`` once that is done.
 
-    ``unshare`` has further flags for unshare(1), such as ``--pid``; ``then`` has shell commands to run before ``ready``.
+    ``unshare`` has further flags for unshare(1), such as ``--pid``; ``then`` shell commands to run before ``ready``.
     """
     network = namespaces.named(place.netns)
     made = ["unshare", "--mount", "--uts", "--propagation", "private", *unshare]

@@ -85,6 +85,7 @@ def find_causes(lab: LiveLab) -> dict[str, str]:
     """For each node why it is not ready, or an empty string."""
     try:
         affinities = list_affinities(lab.api())
+        pools = {item["spec"]["cidr"] for item in lab.api().list(objects.POOLS)}
     except ApiError as error:
         return {place.name: str(error) for place in lab.topology.nodes}
     causes = {}
@@ -95,6 +96,9 @@ def find_causes(lab: LiveLab) -> dict[str, str]:
         else:
             missing = find_unrouted(place.netns, others(place, affinities))
             causes[place.name] = f"no working route to {', '.join(map(str, missing))}" if missing else ""
+        for pool in lab.topology.spec.further_pools():
+            if pool not in pools and not causes[place.name]:
+                causes[place.name] = f"pool {pool} has not been made yet"
     return causes
 
 

@@ -26,6 +26,7 @@ def read_status(lab: LiveLab) -> dict[str, Any]:
         "api": str(spec.api),
         "kubeconfig": str(lab.state.kubeconfig),
         "supervisor": _running(lab.state.read_supervisor()),
+        "processes": {entry["process"]: _process(entry) for entry in processes if not entry["node"]},
         "nodes": [
             {
                 "name": place.name,

@@ -11,7 +11,6 @@ run on the loop's own thread.
 import asyncio
 import contextlib
 import dataclasses
-import http.client
 import os
 import signal
 import sys
@@ -40,7 +39,7 @@ from calico_py.model import names
 
 _API_START = 30.0  # seconds
 _API_RESTARTS = 3
-_WATCH_AGAIN = 0.5  # seconds
+_LOOK_AGAIN = 0.5  # seconds
 
 
 class Supervisor:
@@ -98,10 +97,9 @@ class Supervisor:
             _give_kubeconfig(self._nodes[place.name], inner)
             self._start_node(place)
             await self._tell(f"node {place.name}")
-        watcher = threading.Thread(
-            target=self._watch_labels, args=(outer, asyncio.get_running_loop()), name="labels", daemon=True
-        )
-        watcher.start()
+        loop = asyncio.get_running_loop()
+        for work in (lambda: self._watch_labels(outer, loop), lambda: self._add_pools(outer)):
+            threading.Thread(target=work, daemon=True).start()
 
     async def _tell(self, line: str) -> None:
         async with self._changed:
@@ -133,7 +131,7 @@ class Supervisor:
             await asyncio.sleep(0.05)
 
     async def _register(self, api: Api) -> None:
-        """Namespaces, CRDs, Nodes and further pools."""
+        """Namespaces, CRDs and Nodes."""
         for body in objects.namespaces():
             await asyncio.to_thread(api.create, objects.NAMESPACES, body)
         for body in shipped():
@@ -142,8 +140,6 @@ class Supervisor:
             await asyncio.to_thread(api.create, objects.NODES, objects.node(place))
             path = f"{objects.NODES}/{place.name}/status"
             await asyncio.to_thread(api.patch, path, objects.node_status(place))
-        for body in objects.further_pools(self._spec):
-            await asyncio.to_thread(_create_when_served, api, objects.POOLS, body)
 
     # -- playing the kubelet
 
@@ -216,7 +212,22 @@ class Supervisor:
                     meta = (event.get("object") or {}).get("metadata") or {}
                     wanted = (meta.get("labels") or {}).get(names.NODE_TUNNEL_ENGINE_LABEL) == "userspace"
                     loop.call_soon_threadsafe(self._want_tunnel, meta.get("name", ""), wanted)
-            time.sleep(_WATCH_AGAIN)
+            time.sleep(_LOOK_AGAIN)
+
+    def _add_pools(self, api: Api) -> None:
+        """On a thread of its own: the pools that no environment names, once an agent has made those that it does.
+
+        Before, an agent would find a pool and make none (as Calico's start-up does).
+        """
+        missing = objects.further_pools(self._spec)
+        while missing:
+            with contextlib.suppress(ApiError):
+                found = {item["spec"]["cidr"] for item in api.list(objects.POOLS)}
+                if {self._spec.pool(4), self._spec.pool(6)} - {""} <= found:
+                    api.create(objects.POOLS, missing[0])
+                    del missing[0]
+                    continue
+            time.sleep(_LOOK_AGAIN)
 
     def _want_tunnel(self, node: str, wanted: bool) -> None:
         child = self._children.get(f"{node}-{environments.TUNNEL}")
@@ -328,20 +339,6 @@ class Supervisor:
 
 def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-
-
-def _create_when_served(api: Api, path: str, body: Mapping[str, Any]) -> None:
-    """A real server takes a moment from a definition to serving it."""
-    deadline = time.monotonic() + _API_START
-    while True:
-        try:
-            api.create(path, body)
-        except ApiError as error:
-            if error.status != http.client.NOT_FOUND or time.monotonic() > deadline:
-                raise
-            time.sleep(_WATCH_AGAIN)
-        else:
-            return
 
 
 def _write_kubeconfig(path: Path, api: Api) -> None:

@@ -43,8 +43,14 @@ def test_twice_in_a_row_it_loses_nothing_and_leaves_nothing(tmp_path: Path) -> N
         assert before.left_by(name) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("at", ["made node node1", "3 of 3 nodes ready", "kubectl apply"])
+@pytest.mark.parametrize(
+    ("at", "number"),
+    [
+        ("made network namespace", signal.SIGINT),
+        ("3 of 3 nodes ready", signal.SIGTERM),
+        ("kubectl apply", signal.SIGINT),
+    ],
+)
 def test_stopped_by_a_signal_it_cleans_up(tmp_path: Path, at: str, number: signal.Signals) -> None:
     before = Traces.now()
     name = unique_name()

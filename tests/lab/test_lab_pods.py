@@ -237,3 +237,17 @@ def test_status_lists_the_pods(lab: LiveLab) -> None:
     assert [list(node["pods"]) for node in told["nodes"]] == [["one"], ["two"], ["three"]]
     assert all(node["ready"] for node in told["nodes"])
     assert Path(told["kubeconfig"]).exists()
+
+
+def test_pools_beyond_the_first_are_objects_beside_the_environments() -> None:
+    spec = LabSpec(unique_name(), nodes=1, pools=("10.250.0.0/16", "10.251.0.0/16"), ipip=EncapMode.NEVER)
+    try:
+        lifecycle.start(spec, lambda _: None)
+        lab = LiveLab(spec.name)
+        readiness.wait_until_ready(lab, within=60)
+        found = {item["spec"]["cidr"]: item for item in lab.api().list(objects.POOLS)}
+    finally:
+        lifecycle.down(spec.name)
+    assert set(found) == set(spec.pools)
+    assert found["10.250.0.0/16"]["metadata"]["name"] == "default-ipv4-ippool"
+    assert found["10.251.0.0/16"]["spec"]["ipipMode"] == "Never"
