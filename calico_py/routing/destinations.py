@@ -73,7 +73,7 @@ def _ways(
     crosses = pool is not None and pool.ipip_mode == EncapMode.CROSS_SUBNET
     if crosses or programmers.api:
         if near:
-            return (Candidate(direct),), ""
+            return (Candidate(direct), *_kept(tunnel, bgp)), ""
         why = (
             f"node {remote_name} ({far}) is not on this node's subnet, and routes from the API without encapsulation "
             "need one: set ipipMode CrossSubnet, or let BGP program them"
@@ -82,7 +82,7 @@ def _ways(
     if not programmers.bgp:
         return _kept(tunnel, direct, bgp), "programClusterRoutes leaves routes without encapsulation to nobody"
     if bgp is not None:
-        return (Candidate(bgp),), ""
+        return (Candidate(bgp), *_kept(tunnel, direct)), ""
     return _kept(tunnel, direct), f"waiting for BGP: no peer has announced {prefix} of node {remote_name}"
 
 

@@ -81,6 +81,14 @@ def test_the_way_that_the_kernel_has_is_kept_while_the_better_one_is_missing() -
     assert plan(candidates, direct, waiting="waiting for BGP") == (direct, "waiting for BGP")
 
 
+def test_a_better_way_that_cannot_be_had_takes_none_away() -> None:
+    """Same subnet by the annotation's prefix, but reached through a router: the tunnel route of before stays."""
+    tunnel = route(FAR, TUNL0, PROTO_API, onlink=True)
+    found, why = plan([way(RouteClass.DIRECT, FAR), way(RouteClass.TUNNEL, FAR, fresh=False)], tunnel)
+    assert found == tunnel
+    assert "through the router 192.168.1.1" in why
+
+
 def test_a_fresh_node_installs_none_of_them() -> None:
     assert plan([way(RouteClass.TUNNEL, fresh=False)], waiting="waiting for BGP") == (None, "waiting for BGP")
 
