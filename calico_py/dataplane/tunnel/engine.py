@@ -42,7 +42,7 @@ class _Attachment:
 
 
 class Engine:
-    """The engine of one device, in the network namespace of the calling thread."""
+    """The engine of one device, in the network namespace of the calling thread, which must be the main one."""
 
     def __init__(self, device: str, *, report: Path | None = None) -> None:
         """Open what does not depend on the device.

@@ -4,10 +4,12 @@ The two loops are written for speed, since every packet of the node's tunnel pas
 what differs from the ordinary packet is looked at in methods of its own.
 """
 
+import contextlib
 import errno
 import os
 import struct
 import time
+from ipaddress import IPv4Address
 
 from calico_py.dataplane.tunnel import packets, vnet
 from calico_py.dataplane.tunnel.answers import Answers
@@ -51,13 +53,15 @@ class Forwarder:
         self._rtnl = rtnl
         self._answers = answers
         self._stats = stats
-        self._hops: dict[bytes, Hop | None] = {}
+        self._hops: dict[bytes, Hop | None] = {}  # by inner destination
+        self._nodes: dict[IPv4Address, Hop] = {}
         self._buffer = bytearray(_MAX_PACKET)
         self._view = memoryview(self._buffer)
 
     def routes_changed(self) -> None:
         """Forget what was concluded from the routes, or from the framing, that were."""
         self._hops.clear()
+        self._nodes.clear()
 
     def encapsulate(self) -> None:
         """From the device to the nodes, a batch.
@@ -164,15 +168,20 @@ class Forwarder:
         gateway = self.table.find(int.from_bytes(destination, "big"), time.monotonic())
         if gateway is None:
             gateway = self._rtnl.gateway(destination, self._ifindex)
-        return None if gateway is None else Hop(gateway, self.framing.endpoint.port)
+        if gateway is None:
+            return None
+        if gateway not in self._nodes:
+            self._nodes[gateway] = Hop(gateway, self.framing.endpoint.port)
+        return self._nodes[gateway]
 
     def _send_otherwise(self, error: OSError, packet: memoryview, hop: Hop) -> bool:
         """Send a packet that the kernel did not take, or tell its sender; whether it went out after all."""
         if error.errno == errno.EMSGSIZE:
             if packet[6] & packets.DONT_FRAGMENT >> 8:
                 self._stats.drops["too large for the path"] += 1
-                mtu = path_mtu(hop.gateway) - self.framing.overhead
-                self._answer(packet, packets.Unreachable.FRAGMENTATION_NEEDED, mtu)
+                with contextlib.suppress(OSError):  # its route went meanwhile
+                    mtu = path_mtu(hop.gateway) - self.framing.overhead
+                    self._answer(packet, packets.Unreachable.FRAGMENTATION_NEEDED, mtu)
                 return False
             try:
                 self.framing.send_in_fragments(packet, hop)

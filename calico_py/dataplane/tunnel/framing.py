@@ -159,7 +159,11 @@ def open_framing(endpoint: Endpoint) -> Framing:
 
 
 def path_mtu(gateway: IPv4Address) -> int:
-    """Bytes that an outer packet to that node may have, as the kernel knows the path (RFC 1191)."""
+    """Bytes that an outer packet to that node may have, as the kernel knows the path (RFC 1191).
+
+    Raises:
+        OSError: there is no path any more.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         probe.connect((str(gateway), 9))  # discard; nothing is sent
         return probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)

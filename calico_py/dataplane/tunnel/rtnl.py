@@ -35,6 +35,7 @@ _RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, ..., flag
 _TX_DROPPED = struct.Struct("=56xQ")  # of struct rtnl_link_stats64
 
 _RECEIVE = 1 << 18
+_BATCH = 64  # datagrams, of one change each
 _EVENT_BUFFER = 4 << 20  # bytes, some thousands of route messages; an overflow costs a dump, no more
 
 
@@ -93,9 +94,12 @@ class Rtnl:
         self._events.close()
 
     def changes(self) -> Iterator[KernelEvent]:
-        """What has changed since the last call, devices and routes; does not wait."""
+        """Some of what has changed since the last call, devices and routes; does not wait.
+
+        Not all at once: somebody may change routes faster than they can be read, and packets wait meanwhile.
+        """
         parser = RouteParser()
-        while True:
+        for _ in range(_BATCH):
             try:
                 data = self._events.recv(_RECEIVE)
             except BlockingIOError:

@@ -78,9 +78,9 @@ def _explain(error: OSError) -> str:
 
 
 def set_queue_length(name: str, packets: int) -> None:
-    """Set the device's txqueuelen; left as it is where the process lacks the capability NET_ADMIN."""
+    """Set the device's txqueuelen; left as it is where the process lacks NET_ADMIN or the device went."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
-        contextlib.suppress(PermissionError),
+        contextlib.suppress(OSError),
     ):
         fcntl.ioctl(sock, _SIOCSIFTXQLEN, struct.pack("16si20x", name.encode(), packets))
