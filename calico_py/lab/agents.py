@@ -31,4 +31,4 @@ def kill(lab: LiveLab, node: str, process: str) -> list[int]:
     """
     lab.topology.node(node)
     answer = control.ask(lab.state.control, {"do": "kill", "node": node, "process": process})
-    return [int(pid) for pid in answer["pids"]]
+    return [int(pid) for pid in answer]
