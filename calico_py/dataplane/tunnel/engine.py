@@ -227,18 +227,16 @@ class Engine:
     def _on_changes(self) -> None:
         for event in self._rtnl.changes():
             if isinstance(event.object, Link):
-                self._on_link(event.object, removed=event.removed)
+                self._on_link(event.object)
             elif isinstance(event.object, Route):
                 self._on_route(event.object, removed=event.removed)
             else:
                 self._look_at_device(self._rtnl.link(self._device))
                 self._resync()
 
-    def _on_link(self, link: Link, *, removed: bool) -> None:
-        ours = self._attached is not None and link.ifindex == self._attached.link.ifindex
-        if link.name == self._device and not removed:
-            self._look_at_device(link)
-        elif ours:  # removed, renamed or moved to another namespace
+    def _on_link(self, link: Link) -> None:
+        """Look at the device as it is now, not as it was when the kernel told: it may have been made again since."""
+        if link.name == self._device or (self._attached is not None and link.ifindex == self._attached.link.ifindex):
             self._look_at_device(self._rtnl.link(self._device))
 
     def _on_route(self, route: Route, *, removed: bool) -> None:
