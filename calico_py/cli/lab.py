@@ -78,7 +78,11 @@ def _print_json(value: object) -> None:
 @click.option("--nodes", type=int, default=3, show_default=True, help="How many nodes.")
 @click.option("--subnets", type=int, default=1, show_default=True, help="Among how many subnets they are spread.")
 @click.option(
-    "--api", type=click.Choice([str(each) for each in ApiServer]), default=str(ApiServer.EMBEDDED), show_default=True
+    "--api",
+    type=click.Choice([str(each) for each in ApiServer]),
+    default=str(ApiServer.EMBEDDED),
+    show_default=True,
+    help="The built-in API server, or etcd and a real kube-apiserver.",
 )
 @click.option(
     "--pool", "pools", multiple=True, default=(DEFAULT_POOL,), show_default=True, help="CIDR of pods; repeatable."
@@ -88,13 +92,18 @@ def _print_json(value: object) -> None:
     type=click.Choice([str(each) for each in EncapMode], case_sensitive=False),
     default=str(EncapMode.ALWAYS),
     show_default=True,
+    metavar="[Always|CrossSubnet|Never]",
+    help="CALICO_IPV4POOL_IPIP of the agents.",
 )
 @click.option(
     "--timeout", type=float, default=_READY_WITHIN, show_default=True, help="Seconds until all nodes must be ready."
 )
 @_errors
 def up(*, name: str, nodes: int, subnets: int, api: str, pools: tuple[str, ...], ipip: str, timeout: float) -> None:
-    """Make a cluster; returns when every node is ready and all pairs are routed."""
+    """Make a cluster.
+
+    Returns when every node is ready and all pairs are routed.
+    """
     spec = LabSpec(name, nodes, subnets, ApiServer(api), pools, EncapMode(ipip))
     with progress.shown(Console(stderr=True), spec) as show:
         state = lifecycle.start(spec, show.step)
@@ -114,7 +123,10 @@ def up(*, name: str, nodes: int, subnets: int, api: str, pools: tuple[str, ...],
 @_name
 @_errors
 def down(name: str) -> None:
-    """Take the cluster down; leaves nothing, whatever state it is in."""
+    """Take the cluster down.
+
+    Leaves nothing, whatever state it is in.
+    """
     existed = lifecycle.down(name)
     click.echo(f"lab {name} is down" if existed else f"lab {name}: there is none; nothing to do")
 
@@ -136,7 +148,7 @@ def status(name: str, output: str) -> None:
 @_name
 @_errors
 def kubeconfig(name: str) -> None:
-    """Print the path of the kubeconfig for kubectl on this machine."""
+    """Path of the kubeconfig for kubectl on this machine."""
     state = StateDir(name)
     state.read_spec()
     click.echo(state.kubeconfig)
@@ -178,7 +190,10 @@ def pod_del(pod_name: str, name: str) -> None:
 @click.argument("argv", metavar="-- CMD", nargs=-1, required=True, type=click.UNPROCESSED)
 @_errors
 def exec_(name: str, where: str, argv: tuple[str, ...]) -> None:
-    """Run a command inside a node, or with the network of a pod; its exit code is the command's."""
+    """Run a command in a node or pod.
+
+    In a pod it has the pod's network and its node's files. The exit code is the command's.
+    """
     endpoint = LiveLab(name).endpoint(where)
     sys.stdout.flush()
     os.execvpe("nsenter", [*endpoint.enter(), *argv], endpoint.environment())  # noqa: S606 - the command takes this one's place
@@ -194,7 +209,10 @@ def exec_(name: str, where: str, argv: tuple[str, ...]) -> None:
 @_output
 @_errors
 def ping(*, source: str, target: str, count: int, family: str | None, name: str, output: str) -> None:
-    """Ping from a node or pod to a node, a pod or an address; exit code 0 if all were answered."""
+    """Ping from a node or pod.
+
+    TO is a node, a pod or an address. Exit code 0 if all were answered.
+    """
     lab = LiveLab(name)
     result = pings.ping(lab.endpoint(source), lab.target(target, _family(family)), count=count)
     if output == "json":
@@ -222,7 +240,10 @@ def ping(*, source: str, target: str, count: int, family: str | None, name: str,
 def flow(
     *, source: str, target: str, seconds: float, rate: int, size: int, family: str | None, name: str, output: str
 ) -> None:
-    """Send numbered datagrams both ways for a while; exit code 0 if none was lost."""
+    """Send numbered datagrams both ways and count.
+
+    Exit code 0 if none was lost.
+    """
     lab = LiveLab(name)
     result = flows.run(
         lab.endpoint(source), lab.endpoint(target), seconds, family=_family(family), rate=rate, size=size
@@ -237,7 +258,7 @@ def flow(
 
 @command.group()
 def agent() -> None:
-    """The agent of a node, as a rollout or an administrator would handle it."""
+    """Stop, start, restart the agent of a node."""
 
 
 def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -290,7 +311,10 @@ def agent_start(node: str, env: Mapping[str, str], generation: int | None, name:
 @_name
 @_errors
 def kill(node: str, process: str, name: str) -> None:
-    """SIGKILL a process of a node; the supervisor starts it again."""
+    """SIGKILL a process of a node.
+
+    The supervisor starts it again.
+    """
     pids = agents.kill(LiveLab(name), node, process)
     click.echo(f"{node}: killed {process}, process {', '.join(map(str, pids))}")
 
@@ -313,7 +337,7 @@ def logs(node: str, follow: bool, process: str | None, name: str) -> None:
 @_name
 @_errors
 def cni(node: str, name: str) -> None:
-    """Print as JSON what a runtime needs to call the plugin itself."""
+    """What a runtime needs to call the plugin, as JSON."""
     _print_json(descriptions.describe_cni(LiveLab(name).node(node)))
 
 
@@ -322,7 +346,7 @@ def cni(node: str, name: str) -> None:
 @click.option("--picture", default="calico-py-demo.svg", show_default=True, help="Where to write the picture.")
 @_errors
 def demo(name: str, picture: str) -> None:
-    """Show in a minute what calico-py is for: IPIP, then BGP, without a lost packet."""
+    """IPIP, then BGP, without a lost packet: in a minute."""
     demonstration.run(name, picture, Console())
 
 
