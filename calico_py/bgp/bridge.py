@@ -17,7 +17,16 @@ import contextlib
 import json
 from collections.abc import Iterable
 
-from calico_py.bgp.bridge_session import Json, Outbox, Session, as_object, packed, read_open, read_prefixes
+from calico_py.bgp.bridge_session import (
+    Json,
+    Outbox,
+    Session,
+    as_object,
+    is_link_local,
+    packed,
+    read_open,
+    read_prefixes,
+)
 
 Key = tuple[str, str, int]  # peer, prefix, path id
 
@@ -165,7 +174,9 @@ class Bridge:
         attributes = as_object(update.get("attribute", {}))
         kept = json.dumps({name: attributes[name] for name in ATTRIBUTES if name in attributes})
         for hops in as_object(update["announce"]).values():
-            for hop, prefixes in as_object(hops).items():
+            # Of a next hop with a link-local address beside the global one (RFC 2545 3) ExaBGP makes two: the global
+            # one comes last and stands.
+            for hop, prefixes in sorted(as_object(hops).items(), key=lambda entry: not is_link_local(entry[0])):
                 value = (
                     f'"hop": {json.dumps(hop)}, "asn": {json.dumps(session.asn)}, '
                     f'"router_id": {json.dumps(session.opened.get("router_id", ""))}, "attributes": {kept}'
@@ -223,8 +234,10 @@ class Bridge:
             self._tell(session.line(now, up=False))
 
     def agent_lost(self) -> None:
-        """Nobody listens any more."""
+        """Nobody listens any more. Neighbours that were to go stay until another agent says so."""
         self.outbox = None
+        self.retired.clear()
+        self._announce(self.sessions.values())
 
     def agent_line(self, line: str, now: float) -> None:
         """Obey one line of the agent's. Raises ValueError if it makes no sense: the connection is closed then."""
@@ -294,6 +307,7 @@ class Bridge:
             del self.sessions[peer]
         for peer in peers:
             self.retired.pop(peer, None)
+        self._announce(self.sessions.values())  # one that was to go and now stays was told to forget all
         self._wanted = (digest, len(peers))
         self._give_up_at = now + RELOAD_LIMIT
         self._delay = PROBE_FIRST

@@ -143,3 +143,8 @@ def read_open(message: Json, family: str) -> Json:
 def packed(address: str) -> bytes:
     """The address in network order; OSError if it is none."""
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def is_link_local(address: str) -> bool:
+    """Whether it lies in fe80::/10 (RFC 4291 2.5.6)."""
+    return address.lower().startswith(("fe8", "fe9", "fea", "feb"))

@@ -61,6 +61,8 @@ def why_refused(path: Path, me: Identity) -> str:
     hop = path.next_hop
     if hop.version != path.nlri.version:
         return f"{path.nlri} from {path.peer}: the next hop {hop} is of the other address family"
+    if hop.is_link_local:
+        return f"{path.nlri} from {path.peer}: the next hop {hop} is link-local, and nothing says on which device"
     if hop.is_unspecified or hop.is_loopback or hop.is_multicast:
         return f"{path.nlri} from {path.peer}: {hop} cannot be a next hop"
     first = path.nlri.network_address

@@ -79,6 +79,7 @@ class AdjRibIn:
     def __init__(self, *, max_prefixes: int = MAX_PREFIXES) -> None:
         self._max_prefixes = max_prefixes
         self._peers: dict[Address, _PeerTable] = {}
+        self._configured: frozenset[Address] | None = None
         self._by_nlri: dict[Network, set[tuple[Address, int]]] = {}
         self._dirty: set[Network] = set()
         self._speaker_up = False
@@ -140,7 +141,11 @@ class AdjRibIn:
     # What changes it
 
     def configure(self, peers: frozenset[Address], now: float) -> None:
-        """The peers as configured: paths of a peer that is none any more are dropped at once (no grace)."""
+        """The peers as configured: paths of a peer that is none any more are dropped at once (no grace).
+
+        From then on what the speaker still says of others is ignored.
+        """
+        self._configured = peers
         for address in self._peers.keys() - peers:
             self._forget(address, self._peers[address].drop(list(self._peers[address].paths)))
             del self._peers[address]
@@ -150,6 +155,9 @@ class AdjRibIn:
 
     def handle(self, event: SpeakerEvent, now: float) -> None:
         """Take an event. take_changed and in_sync tell what came of it."""
+        peer_of = _peer_of(event)
+        if peer_of is not None and self._configured is not None and peer_of not in self._configured:
+            return
         match event:
             case PathAnnounced(path):
                 self._announce(path)
@@ -276,3 +284,14 @@ class AdjRibIn:
                 table.sweep_at = now + SYNC_LIMIT
             if not table.in_sync and table.sync_at is None:
                 table.sync_at = now + SYNC_LIMIT
+
+
+def _peer_of(event: SpeakerEvent) -> Address | None:
+    """None for an event of the speaker itself."""
+    match event:
+        case PathAnnounced(path):
+            return path.peer
+        case SessionChanged() | PathWithdrawn() | EndOfRib():
+            return event.peer
+        case _:
+            return None

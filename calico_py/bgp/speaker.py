@@ -40,7 +40,7 @@ class ExaBGPSpeaker:
         """All sessions and announcements as they should be. What ExaBGP could not be told is logged and left out."""
         if self._given == (peers, advertisements):
             return
-        self._given = (peers, advertisements)
+        first, self._given = self._given is None, (peers, advertisements)
         usable: dict[Address, Peer] = {}
         for peer in sorted(peers, key=lambda peer: str(peer.address)):
             try:
@@ -48,6 +48,9 @@ class ExaBGPSpeaker:
                 usable[peer.address] = peer
             except ConfigError as error:
                 _log.warning("left out: %s", error)
+        if self._link is not None and not first and (usable.keys() - self._peers.keys()) & self._link.established:
+            # It was removed and is back before its session was closed: its paths have to be told again.
+            self._link.close()
         self._peers = usable
         self._config, self._digest = exabgp_config.render(usable.values(), files=self._files)
         announceable: list[Advertisement] = []
@@ -132,7 +135,7 @@ class ExaBGPSpeaker:
     def _load(self, link: "_Link") -> bool:
         """Bring the sessions on their way; True while announcements had better wait for them."""
         loop = asyncio.get_running_loop()
-        if self._digest == link.digest:
+        if self._digest == link.digest and not link.retiring:
             link.asked = ""
             return False
         if link.asked != self._digest:
@@ -146,6 +149,7 @@ class ExaBGPSpeaker:
             link.write(exabgp_lines.command_sessions(self._digest, self._peers))
             link.asked, link.asked_at = self._digest, loop.time()
             link.retiring, link.retired = set(), set()
+            link.sessions = {peer: state for peer, state in link.sessions.items() if peer in self._peers}
             loop.call_later(LOAD_PATIENCE, self._advance)
         return loop.time() - link.asked_at < LOAD_PATIENCE
 
@@ -191,3 +195,8 @@ class _Link:
     def write(self, command: str) -> None:
         """Queue a command; the bridge always reads."""
         self._writer.write(command.encode())
+
+    def close(self) -> None:
+        """Let go of it; events() connects anew and is told everything."""
+        self.ready = False
+        self._writer.close()

@@ -159,6 +159,14 @@ protocol bgp exa {{
         """Since when and in which state the session is, as BIRD says it."""
         return next((line for line in self.ctl("show", "protocols").splitlines() if line.startswith("exa")), "")
 
+    def established(self) -> float:
+        """When the session came up, in seconds of the day, the last digit varying; 0 if it is not up."""
+        words = self.session().split()
+        if "Established" not in words:
+            return 0.0
+        hours, minutes, seconds = words[4].split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
     def freeze(self) -> None:
         """It neither reads nor sends any more."""
         assert self._process is not None

@@ -113,6 +113,7 @@ def test_there_are_never_more_next_hops_than_the_limit_and_the_best_is_among_the
         (replace(BASE, next_hop=ip_address("2001:db8::1")), "other address family"),
         (replace(BASE, next_hop=ip_address("0.0.0.0")), "cannot be a next hop"),
         (replace(BASE, next_hop=ip_address("127.0.0.1")), "cannot be a next hop"),
+        (replace(BASE, next_hop=ip_address("169.254.0.1")), "link-local"),
         (replace(BASE, nlri=ip_network("224.0.0.0/4")), "not a prefix"),
         (replace(BASE, nlri=ip_network("127.0.0.0/8")), "not a prefix"),
         (replace(BASE, nlri=ip_network("169.254.0.0/16")), "not a prefix"),

@@ -196,6 +196,15 @@ def test_a_peer_that_is_none_any_more_is_forgotten_at_once() -> None:
     assert set(rib.sessions()) == {B}
 
 
+def test_what_is_still_said_of_a_former_peer_is_ignored() -> None:
+    rib = established()
+    rib.configure(frozenset({B}), 10)
+    for event in (PathAnnounced(path(ONE)), UP_A, EndOfRib(A, 4), PathWithdrawn(A, ONE)):
+        rib.handle(event, 11)
+    assert known(rib) == {}
+    assert set(rib.sessions()) == {B}
+
+
 def test_the_limit_of_prefixes_ignores_the_rest_and_says_so() -> None:
     rib = AdjRibIn(max_prefixes=1)
     for event in (ReplayStarted(), ReplayComplete(), UP_A, PathAnnounced(path(ONE)), PathAnnounced(path(TWO))):

@@ -104,6 +104,17 @@ def test_the_agent_is_greeted_with_the_whole_table() -> None:
     }
 
 
+@pytest.mark.parametrize("hops", [["fd00::2", "fe80::2"], ["fe80::2", "fd00::2"]])
+def test_of_a_global_and_a_link_local_next_hop_the_global_one_counts(hops: list[str]) -> None:
+    bridge = Bridge("d1")
+    up(bridge, SIX, family="ipv6/unicast")
+    announced = {"ipv6 unicast": {hop: [{"nlri": "fd50::/122"}] for hop in hops}}
+    message = {"update": {"attribute": {"origin": "igp"}, "announce": announced}}
+    bridge.exabgp_line(head("update", SIX, direction="receive", message=message), 0.0)
+    bridge.agent_connected(0.0)
+    assert [record["hop"] for record in told(bridge) if record["kind"] == "path"] == ["fd00::2"]
+
+
 def test_what_happens_is_told_and_a_second_agent_replaces_the_first() -> None:
     bridge = Bridge("d1")
     bridge.agent_connected(0.0)
@@ -451,6 +462,21 @@ def test_a_neighbour_retires_when_its_counter_stands_still_or_time_is_up() -> No
     bridge.agent_line(json.dumps({"do": "retire", "peers": [Q]}), 20.0)
     answer(bridge, [], 23.1, {P: 6, Q: 9})
     assert told(bridge) == [{"kind": "retired", "peer": Q}]
+
+
+def test_a_neighbour_that_stays_after_all_is_announced_everything_again() -> None:
+    for end in ("agent lost", "stays"):
+        bridge = Bridge("d1")
+        announce(bridge, ("", "10.1.0.0/26", "next-hop self"))
+        up(bridge)
+        bridge.agent_connected(0.0)
+        bridge.agent_line(json.dumps({"do": "retire", "peers": [P]}), 10.0)
+        commands(bridge)
+        if end == "agent lost":
+            bridge.agent_lost()
+        else:
+            bridge.agent_line(json.dumps({"do": "sessions", "digest": "d1", "peers": [P]}), 11.0)
+        assert f"neighbor {P} announce attributes next-hop self nlri 10.1.0.0/26" in commands(bridge)
 
 
 def test_what_is_still_said_of_a_removed_neighbour_is_not_told() -> None:
