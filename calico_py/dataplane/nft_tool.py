@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from calico_py.model.kernel import NftTable
 
+# Seconds. The kernel takes one transaction at a time, and another program's may be large; nothing else is waited for.
+PATIENCE = 30.0
+
 _OURS = "calico-py"
 _COMMENT = re.compile(r'^\tcomment "calico-py ([0-9a-f]+), rules: (\d+)"$', re.MULTILINE)
 _CHAIN = re.compile(r"^\tchain \S+ \{\n(.*?)^\t\}", re.MULTILINE | re.DOTALL)
@@ -100,11 +103,14 @@ async def _run(*arguments: str, text: str = "") -> str:
     except FileNotFoundError:
         raise NftMissingError("the program nft is not in PATH: install the package nftables") from None
     try:
-        out, err = await process.communicate(text.encode())
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate(text.encode())
+    except TimeoutError:
+        raise NftError(f"{' '.join(command)} did not end within {PATIENCE} s and was killed") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise NftError(" ".join(err.decode(errors="replace").split()))
     return out.decode()
