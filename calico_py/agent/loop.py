@@ -42,6 +42,7 @@ from calico_py.routing.compute import compute_intent
 log = logging.getLogger(__name__)
 
 DEBOUNCE = 0.01  # seconds: a burst of events is one pass
+LONGEST_PASS = 180.0  # seconds, beyond everything that a pass waits for; with 10,000 routes it takes one
 LONGEST_PAUSE = 0.5  # seconds; up to this a pass is followed by a pause of its own length, for all that is not a pass
 RETRY = 1.0  # seconds after a pass that left something undone
 
@@ -96,11 +97,18 @@ class Loop:
         self._tunnel_address = tunnel_address
         self._receiver: Receiver | None = None
         self._pause = DEBOUNCE
+        self._began: float | None = None
         self._dirty = asyncio.Event()
 
     def mark(self) -> None:
         """Something changed: a pass is due."""
         self._dirty.set()
+
+    @property
+    def stuck(self) -> str:
+        """That a pass has not ended for so long that only a new process can help, as a sentence; empty if none has."""
+        lasts = time.monotonic() - self._began if self._began is not None else 0.0
+        return f"a pass over this node's kernel has not ended for {lasts:.0f} s" if lasts > LONGEST_PASS else ""
 
     async def run(self) -> None:
         """Wait for API in-sync, then converge, for ever."""
@@ -109,8 +117,9 @@ class Loop:
         while True:
             await self._due()
             self._dirty.clear()
-            began = time.monotonic()
+            began = self._began = time.monotonic()
             await self._once()
+            self._began = None
             self._pause = min(max(DEBOUNCE, time.monotonic() - began), LONGEST_PAUSE)
 
     async def _due(self) -> None:

@@ -39,8 +39,8 @@ class Reporter:
         self._version = importlib.metadata.version("calico-py")
 
     def not_alive(self) -> str:
-        """A part that dies ends the process by itself: an agent that answers is alive."""
-        return ""
+        """A part that dies ends the process by itself: an agent that answers is alive, unless a pass hangs."""
+        return self._parts.loop.stuck
 
     def not_ready(self) -> list[str]:
         """Why this node is not ready, each a sentence; none if it is."""

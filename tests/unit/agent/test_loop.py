@@ -204,3 +204,16 @@ async def test_a_receiver_whose_withdrawal_was_not_heard_stays_open(
         node.refuse_patches = False
         await until(lambda: loop.last is not None and not loop.last.receiver.open)
         assert NODE_IPV4_IPIP_TUNNEL not in await node.annotations()
+
+
+async def test_a_pass_that_does_not_end_is_told(node: OneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    await node.prepare(EncapMode.NEVER)
+    async with node.agent() as loop:
+        await node.quiet()
+        assert not loop.stuck
+        monkeypatch.setattr("calico_py.agent.loop.LONGEST_PASS", 0.2)
+        monkeypatch.setattr(loop, "_once", asyncio.Event().wait)
+        loop.mark()
+        await asyncio.sleep(0.1)
+        assert not loop.stuck
+        await until(lambda: "has not ended" in loop.stuck)
