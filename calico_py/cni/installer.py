@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,12 @@ BIN_DIRECTORY = Path("/opt/cni/bin")
 CONF_DIRECTORY = Path("/etc/cni/net.d")
 CONFLIST = "10-calico-py.conflist"
 SOURCE = Path(__file__).with_name("shim") / "calico-py.c"
+
+# Plugins of containernetworking that run behind ours, in this order: Kubernetes' hostPort and bandwidth annotations.
+CHAINED: Mapping[str, Mapping[str, Any]] = {
+    "portmap": {"snat": True, "capabilities": {"portMappings": True}},
+    "bandwidth": {"capabilities": {"bandwidth": True}},
+}
 
 _CFLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-static", "-s")
 _BUILD_SECONDS = 300  # ziglang's first run builds a C library
@@ -92,19 +98,20 @@ def install_shim(shim: Path, directory: Path = BIN_DIRECTORY) -> bool:
     return True
 
 
-def render_conflist(*, portmap: bool = False) -> str:
+def render_conflist(*, chained: Collection[str] = ()) -> str:
     """The network configuration list.
 
-    1.0.0 is what containerd 1.6 takes. Alone in the list we offer 1.1.0 as well, for STATUS and GC; a portmap of
+    1.0.0 is what containerd 1.6 takes. Alone in the list we offer 1.1.0 as well, for STATUS and GC; the plugins of
     Kubernetes' own images may not know it.
+
+    Args:
+        chained: the plugins of CHAINED that are installed.
     """
-    plugins: list[dict[str, Any]] = [{"type": PLUGIN}]
     document: dict[str, Any] = {"name": CNI_NETWORK, "cniVersion": "1.0.0"}
-    if portmap:
-        plugins.append({"type": "portmap", "snat": True, "capabilities": {"portMappings": True}})
-    else:
+    if not chained:
         document["cniVersions"] = ["1.0.0", "1.1.0"]
-    return json.dumps({**document, "plugins": plugins}, indent=2) + "\n"
+    behind = [{"type": name, **settings} for name, settings in CHAINED.items() if name in chained]
+    return json.dumps({**document, "plugins": [{"type": PLUGIN}, *behind]}, indent=2) + "\n"
 
 
 def install_conflist(
@@ -112,13 +119,13 @@ def install_conflist(
 ) -> bool:
     """Write the network configuration list; False if the same is there already.
 
-    To be called once the agent can serve ADD: with it the node becomes Ready. hostPort works where the portmap plugin
-    is installed.
+    To be called once the agent can serve ADD: with it the node becomes Ready. hostPort and the bandwidth annotations
+    work where their plugins are installed.
 
     Raises:
         OSError: the directory refuses.
     """
-    content = render_conflist(portmap=(bin_directory / "portmap").exists()).encode()
+    content = render_conflist(chained=[plugin for plugin in CHAINED if (bin_directory / plugin).exists()]).encode()
     destination = directory / name
     if destination.exists() and destination.read_bytes() == content:
         return False

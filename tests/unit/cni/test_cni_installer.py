@@ -78,13 +78,16 @@ def test_the_configuration_is_for_root_and_written_once(tmp_path: Path) -> None:
     assert document["plugins"] == [{"type": "calico-py"}]
 
 
-def test_portmap_is_chained_where_it_is_installed(tmp_path: Path) -> None:
-    (tmp_path / "portmap").touch()
+@pytest.mark.parametrize("found", [["portmap"], ["bandwidth"], ["portmap", "bandwidth"]])
+def test_the_reference_plugins_are_chained_where_they_are_installed(tmp_path: Path, found: list[str]) -> None:
+    for plugin in found:
+        (tmp_path / plugin).touch()
     installer.install_conflist(tmp_path / "net.d", bin_directory=tmp_path)
     document = json.loads((tmp_path / "net.d" / installer.CONFLIST).read_text())
     assert "cniVersions" not in document
-    assert [plugin["type"] for plugin in document["plugins"]] == ["calico-py", "portmap"]
-    assert document["plugins"][1]["capabilities"] == {"portMappings": True}
+    assert [plugin["type"] for plugin in document["plugins"]] == ["calico-py", *found]
+    capabilities = {"portmap": {"portMappings": True}, "bandwidth": {"bandwidth": True}}
+    assert [plugin["capabilities"] for plugin in document["plugins"][1:]] == [capabilities[name] for name in found]
 
 
 def test_uninstall_removes_both_and_succeeds_twice(tmp_path: Path) -> None:
