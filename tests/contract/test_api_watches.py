@@ -133,7 +133,8 @@ def test_bookmarks(api_server: ApiUnderTest) -> None:
 
 def test_a_version_that_is_too_old_is_gone(api_server: ApiUnderTest) -> None:
     api_server.request("POST", POOLS, pool())
-    for number in range(2 * WINDOW + 1):
+    # The real server's window begins when it starts; the embedded one's has to be outrun.
+    for number in range(2 * WINDOW + 1 if api_server.name == "embedded" else 1):
         label(api_server, f"{POOLS}/p1", str(number))
     with watch(api_server, f"{POOLS}?resourceVersion=1") as events:
         kind, status = next(events)

@@ -151,7 +151,8 @@ def applied(schema: Raw, live: Object, config: Object, writer: Entry, *, force: 
         raise _conflict(conflicts)
     merged: Object = _merged(schema, live, config)
     dropped = (own.paths if own else frozenset()) - frozenset(wanted)
-    for path in dropped - frozenset(path for entry in others for path in entry.paths):
+    # What tells a list's members apart goes last, and takes the member along.
+    for path in sorted(dropped - frozenset(path for entry in others for path in entry.paths), key=_is_key):
         _remove(merged, path)
     _note_last_applied(merged, config, writer)
     left = leaves(schema, merged)
@@ -212,12 +213,11 @@ def _remove(value: Any, path: Sequence[str]) -> None:
         if form == "f":
             return  # it was an object when the field was owned
         wanted = json.loads(text)
-        for member in list(value):
-            hit = member == wanted if form == "v" else _has(member, wanted)
-            if hit and rest:
-                _remove(member, rest)
-            if hit and (not rest or member == wanted):
+        for member in [each for each in value if each == wanted or (form == "k" and _has(each, wanted))]:
+            if not rest or (_is_key(path) and member == wanted):
                 value.remove(member)
+            elif not _is_key(path):
+                _remove(member, rest)
     elif isinstance(value, dict) and text in value:
         if rest:
             # The merge copied only what the configuration names: copy on the way down.
@@ -225,6 +225,12 @@ def _remove(value: Any, path: Sequence[str]) -> None:
             _remove(value[text], rest)
         if not rest or value[text] in ({}, []):
             del value[text]
+
+
+def _is_key(path: Sequence[str]) -> bool:
+    """Whether a path names one of the fields by which members of a list are told apart."""
+    member, field = path[-2:] if len(path) > 1 else ("", "")
+    return member.startswith("k:") and field.removeprefix("f:") in json.loads(member[2:])
 
 
 def _has(member: Any, keys: Object) -> bool:

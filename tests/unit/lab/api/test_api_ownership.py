@@ -134,3 +134,13 @@ def test_the_live_object_is_not_touched() -> None:
     text = json.dumps(live)
     apply(live, "one", a={"b": {}})
     assert json.dumps(live) == text
+
+
+def test_a_member_of_a_list_goes_when_nobody_has_its_key() -> None:
+    live = apply(obj(), "one", parts=[{"name": "a", "w": 1, "x": {"y": 2}}, {"name": "b"}])
+    named = apply(live, "two", parts=[{"name": "a"}])
+    alone = apply(named, "one", parts=[{"name": "b"}])
+    assert alone["spec"]["parts"] == [{"name": "a"}, {"name": "b"}], "the other still names it"
+    assert apply(alone, "two")["spec"]["parts"] == [{"name": "b"}]
+    kept = update(apply(obj(), "one", parts=[{"name": "a", "w": 1}]), "two", parts=[{"name": "a", "w": 1, "v": 2}])
+    assert apply(kept, "one")["spec"]["parts"] == [{"name": "a", "v": 2}], "with what others set, its key stays"
