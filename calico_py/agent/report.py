@@ -4,13 +4,13 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
 
-from calico_py.agent.loop import Pass
 from calico_py.agent.metrics import Metrics
 from calico_py.agent.mtu import choose_pod_mtu
 from calico_py.agent.parts import Parts
 from calico_py.agent.receiver import Receiver, find_senders
 from calico_py.agent.status import Status
 from calico_py.agent.status_build import StatusInputs, build_status
+from calico_py.dataplane.ipip import IPIPStatus
 from calico_py.model.bgp import LearnedRoutes
 from calico_py.model.cluster import ClusterState
 from calico_py.model.intent import Intent, Problem
@@ -49,22 +49,11 @@ class Reporter:
         last = parts.loop.last
         if last is not None:
             causes += last.applied.problems
-            causes.append(self._receiver_missing(last))
+            me = parts.view.nodes.objects.get(parts.config.node)
+            announced = me is not None and me.ipip_tunnel is not None
+            causes.append(why_not_receiving(last.receiver, last.applied.ipip, announced, parts.tunnel_address.problem))
         causes += [problem.message for problem in self._own_problems()]
         return list(dict.fromkeys(cause for cause in causes if cause))
-
-    def _receiver_missing(self, last: Pass) -> str:
-        me = self._parts.view.nodes.objects.get(self._parts.config.node)
-        if not last.receiver.announced or (me is not None and me.ipip_tunnel is not None):
-            return ""
-        if last.applied.ipip.address is None:
-            return self._parts.tunnel_address.problem or "tunl0 has no address yet"
-        if not last.applied.ipip.running:
-            return (
-                "no tunnel engine is attached to tunl0: start `calico-py tunnel`, "
-                "in Kubernetes the DaemonSet calico-py-tunnel"
-            )
-        return "the IPIP receiver is up and about to be announced"
 
     def status(self) -> Status:
         """The status of this node now."""
@@ -114,3 +103,25 @@ class Reporter:
 
 def _senders(node: str, state: ClusterState) -> frozenset[str]:
     return find_senders(node, state.nodes.values(), state.pools.values())
+
+
+def why_not_receiving(receiver: Receiver, ipip: IPIPStatus, announced: bool, no_address: str) -> str:
+    """Why others cannot send to this node through the tunnel although they should, or may; empty if they can.
+
+    Args:
+        receiver: what should be.
+        ipip: the device as it is.
+        announced: the annotation stands: others send, whether or not anything takes their packets out of the device.
+        no_address: why IPAM has given none.
+    """
+    if not receiver.announced:
+        return ""
+    if ipip.address is None and not announced:
+        return no_address or "tunl0 has no address yet"
+    if not ipip.running:
+        lost = ", and what other nodes send to it is lost" if announced else ""
+        return (
+            f"no tunnel engine is attached to tunl0{lost}: start `calico-py tunnel`, "
+            "in Kubernetes the DaemonSet calico-py-tunnel"
+        )
+    return "" if announced else "the IPIP receiver is up and about to be announced"
