@@ -158,6 +158,8 @@ def _as_last_said(node: Node, before: Node | None) -> Node:
     Its own agent puts the annotation back; until then neither its routes nor its sessions go. Another Node of the same
     name is another node.
     """
-    if before is None or before.meta.uid != node.meta.uid or (node.ipv4 and node.ipv6):
+    if before is None or before.meta.uid != node.meta.uid:
         return node
-    return replace(node, ipv4=node.ipv4 or before.ipv4, ipv6=node.ipv6 or before.ipv6)
+    ipv4, ipv6 = node.ipv4 or before.ipv4, node.ipv6 or before.ipv6
+    said_all = ipv4 is node.ipv4 and ipv6 is node.ipv6
+    return node if said_all else replace(node, ipv4=ipv4, ipv6=ipv6)
