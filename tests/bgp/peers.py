@@ -67,6 +67,8 @@ class Wire:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.us, self.them = Namespace(), Namespace()
+        for namespace in (self.us, self.them):  # link-local addresses are usable at once
+            namespace.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
         self.us.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.them.path)
         for namespace, last in ((self.us, 1), (self.them, 2)):
             namespace.run("ip", "link", "set", "lo", "up")
