@@ -20,6 +20,7 @@ from calico_py.agent.health import make_health, make_metrics_app, serve
 from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
 from calico_py.agent.metrics import Metrics, make_metrics
+from calico_py.agent.network_condition import NetworkCondition
 from calico_py.agent.own_address import OwnAddress
 from calico_py.agent.parts import Parts
 from calico_py.agent.pool_writer import read_cluster_cidrs, write_default_pools
@@ -29,7 +30,7 @@ from calico_py.agent.preflight import refuse_foreign_calico
 from calico_py.agent.publish import NodePublisher
 from calico_py.agent.receiver import wants_ipip
 from calico_py.agent.report import Reporter
-from calico_py.agent.spellings import Engine
+from calico_py.agent.spellings import Backend, Engine
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
 from calico_py.bgp.speaker import ExaBGPSpeaker
@@ -170,6 +171,11 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         }
         if agent.config.bgp:
             parts["bgp"] = agent.learner.run()
+        if agent.config.backend != Backend.NONE:
+            condition = NetworkCondition(
+                agent.store, agent.config.node, not_ready=reporter.not_ready, marker=RUN / "ready"
+            )
+            parts["network condition"] = condition.run()
         running = [tasks.create_task(part, name=name) for name, part in parts.items()]
         await stop.wait()
         log.info("told to stop; routes, devices and sessions stay")
