@@ -25,7 +25,7 @@ from calico_py.ipam.search import Search, Want
 from calico_py.ipam.tasks import Tasks, pause
 from calico_py.ipam.tunnels import keep_tunnel_address, tunnel_pools
 from calico_py.model.blocks import Attribute, BlockAffinity, IPAMBlock, IPAMConfiguration
-from calico_py.model.net import Address, Family, Network, family
+from calico_py.model.net import Address, Family, Network, contains, family
 from calico_py.model.pools import AllowedUse, IPPool
 from calico_py.model.store import Store, StoreError
 
@@ -161,8 +161,59 @@ class Allocator:
         if not work.cancelled() and work.exception() is None:
             await self._undo(work.result())
 
+    async def reserve(self, handle_id: str, of: Family, most: Callable[[int], int]) -> tuple[Assigned, ...]:
+        """Assign addresses of the node's own blocks ahead of need, as many as there are of those that are wanted.
+
+        No address is borrowed and none that cools down is taken; a block is claimed only where the node has none.
+
+        Args:
+            handle_id: whose they are meanwhile.
+            of: family.
+            most: how many, given how many addresses the node's blocks have altogether.
+
+        Raises:
+            PoolError: no pool of the family serves this node's pods.
+            StoreError, ContendedError: the API failed; what is assigned all the same stays, and is seen in the blocks.
+        """
+        return await self._tasks.to_its_end(self._reserve(handle_id, of, most), name=f"reserve for {handle_id}")
+
+    async def _reserve(self, handle_id: str, of: Family, most: Callable[[int], int]) -> tuple[Assigned, ...]:
+        choice = self.choose(AssignRequest(handle_id), of)
+        want = Want(of, 0, self._owner(handle_id, {}), choice, self._config(), self._search.arrive())
+        await self._search.reserve(want, most)
+        if want.got:
+            self._holdings.note(handle_id, {a.block for a in want.got}, self._now())
+        return tuple(want.got)
+
+    async def unreserve(self, assigned: Collection[Assigned]) -> Released:
+        """Release addresses that nobody has used: they need not cool down.
+
+        Raises:
+            StoreError: the API failed.
+        """
+        releases = [Release(a.address, a.handle_id, a.sequence) for a in assigned]
+        return await self._tasks.to_its_end(self._release(releases, timedelta(0)), name="release what was reserved")
+
+    def choose(self, request: AssignRequest, of: Family) -> tuple[IPPool, ...]:
+        """The pools that may serve the request; PoolError if there are none."""
+        return choose_pools(self._pools(), request, of, node=self.node, labels=self._labels()).pools
+
+    def own_blocks(self) -> list[IPAMBlock]:
+        """This node's blocks as they were last seen; those that are being read again are left out."""
+        return [block for cidr in self._search.own if (block := self.writer.known.get(cidr)) is not None]
+
+    def is_reserved(self, address: Address) -> bool:
+        """Whether an IPReservation contains it."""
+        return any(contains(cidr, address) for cidr in self._search.reserved())
+
+    def write_handle(self, handle_id: str) -> None:
+        """Write behind what a handle has in the node's blocks by now."""
+        self._handles.mark(handle_id, self._search.own)
+
     async def hand_over(self, assigned: Assigned, handle_id: str, secondary: Mapping[str, str]) -> Assigned:
         """Give an address from the handle that holds it to another, such as a warm address to a pod.
+
+        The IPAMHandle that it leaves is not written: see `write_handle`.
 
         Raises:
             AddressTakenError: it is not what it was any more: released, or allocated anew.
@@ -174,8 +225,13 @@ class Allocator:
         )
 
     async def _hand_over(self, assigned: Assigned, owner: Attribute) -> Assigned:
-        after = await self.writer.change(assigned.block, HandOver(assigned, owner))
-        self._handles.mark(assigned.handle_id, [assigned.block])
+        handle_id = owner.handle_id or ""
+        self._holdings.begin(handle_id, self._now())
+        try:
+            after = await self.writer.change(assigned.block, HandOver(assigned, owner))
+        except (IPAMError, BlockGoneError):
+            self._holdings.give_up(handle_id)
+            raise
         self._holdings.note(after.handle_id, {assigned.block}, self._now())
         return after
 

@@ -151,6 +151,11 @@ def _check_node(block: IPAMBlock, node: str | None) -> None:
         raise NotOursError(f"block {block.cidr} is of {block.affinity or 'nobody'}, not of {node}")
 
 
+def stands(block: IPAMBlock | None, assigned: Assigned) -> bool:
+    """Whether the address is still what was assigned, as far as is known: nothing is, of a block that is None."""
+    return block is None or _stands(block, assigned)
+
+
 def _stands(block: IPAMBlock, assigned: Assigned) -> bool:
     held = blocks.allocation_at(block, blocks.ordinal_of(block, assigned.address))
     return held is not None and (held.handle, held.sequence) == (assigned.handle_id, assigned.sequence)

@@ -86,6 +86,7 @@ class Search:
 
     Attributes:
         own: CIDRs of the node's blocks, in the order in which they are tried.
+        reserved: CIDRs of all IPReservations.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Search:
         self._claims = claims
         self._node = node
         self._now = now
-        self._reserved = reserved
+        self.reserved = reserved
         self._taken = taken
         self._claiming = asyncio.Lock()
         self._idle = asyncio.Event()
@@ -154,10 +155,33 @@ class Search:
             await self.load()
             await self._find(want)
         finally:
-            self._searching -= 1
-            if not self._searching:
-                self._survey = _NOTHING  # thousands of blocks, of no use to a later request
-                self._failure = None
+            self._rest()
+
+    def _rest(self) -> None:
+        self._searching -= 1
+        if not self._searching:
+            self._survey = _NOTHING  # thousands of blocks, of no use to a later request
+            self._failure = None
+
+    async def reserve(self, want: Want, most: Callable[[int], int]) -> None:
+        """Fill ``want.got`` from the node's own blocks as far as they go; see Allocator.reserve for ``most``.
+
+        Raises:
+            ContendedError, StoreError: as ``find``; what is in ``got`` is the caller's to release.
+        """
+        self._searching += 1
+        try:
+            await self.load()
+            ours = [cidr for cidr in self.own if pool_of(want.pools, cidr)]
+            want.count = most(sum(cidr.num_addresses for cidr in ours))
+            if not ours and want.config.auto_allocate_blocks:
+                async with self._exclusive():
+                    taken = set(self._taken())
+                    if await (self._walk(want, taken) if taken else self._claim_unclaimed(want)):
+                        want.count = most(self.own[-1].num_addresses)
+            await self._take_own(want)
+        finally:
+            self._rest()
 
     async def take_address(
         self, address: Address, pool: IPPool, owner: Attribute, config: IPAMConfiguration, got: list[Assigned]
@@ -257,7 +281,7 @@ class Search:
         return self._free(block, cooldown) > 0
 
     def _free(self, block: IPAMBlock, cooldown: timedelta) -> int:
-        reserved = self._reserved()
+        reserved = self.reserved()
         if block.unallocated and not reserved:
             return len(block.unallocated)
         return blocks.free_count(blocks.thaw(block, now=self._now(), cooldown=cooldown), reserved)
@@ -269,7 +293,7 @@ class Search:
             node=self._node if own else None,
             now=self._now,
             cooldown=cooldown_of(want.config),
-            reserved=self._reserved(),
+            reserved=self.reserved(),
             pool=pool.name,
             pressing=pressing,
         )
@@ -323,7 +347,7 @@ class Search:
         return False
 
     def _all_reserved(self, cidr: Network) -> bool:
-        near = [reserved for reserved in self._reserved() if contains(reserved, cidr) or contains(cidr, reserved)]
+        near = [reserved for reserved in self.reserved() if contains(reserved, cidr) or contains(cidr, reserved)]
         return bool(near) and all(any(address in reserved for reserved in near) for address in cidr)
 
     async def _claim(self, cidr: Network) -> bool:

@@ -1,0 +1,161 @@
+"""The stock of warm addresses of one node: what the API has under the warm handle, kept at its level."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
+
+from calico_py.ipam import blocks
+from calico_py.ipam.allocator import Allocator
+from calico_py.ipam.changes import stands
+from calico_py.ipam.choice import pool_of
+from calico_py.ipam.requests import Assigned, AssignRequest, PoolError
+from calico_py.ipam.reserve import Level, Reserve
+from calico_py.model.names import warm_handle
+from calico_py.model.net import FAMILIES, Address, Family, family
+from calico_py.model.pools import AllowedUse
+
+log = logging.getLogger(__name__)
+
+
+class Stock:
+    """Every address in it is the warm handle's in the API, as far as this process has seen.
+
+    Args:
+        base: how many addresses of each family to keep without load.
+        promised: addresses that pods have, though the warm handle may still hold them.
+        now: the time, with a timezone.
+
+    Attributes:
+        handle_id: the warm handle. held_back: addresses that a pod uses though the warm handle has them.
+        dropped: how many the API showed gone before they were used.
+    """
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        *,
+        base: int,
+        promised: Callable[[], Collection[Address]],
+        now: Callable[[], datetime],
+    ) -> None:
+        self.handle_id = warm_handle(allocator.node)
+        self.held_back: frozenset[Address] = frozenset()
+        self.dropped = 0
+        self._allocator = allocator
+        self._base = base
+        self._promised = promised
+        self._now = now
+        self._reserve = Reserve()
+        self._levels: dict[Family, Level] = {of: Level(base) for of in FAMILIES}
+        self._outgoing: set[Address] = set()
+
+    def count(self, of: Family) -> int:
+        """How many addresses of the family there are, resting ones too."""
+        return len(self._of(of))
+
+    def take(self, request: AssignRequest) -> tuple[Assigned, ...]:
+        """Addresses that serve the whole request, out of the stock now; none if they do not."""
+        if not self._base or request.requested or request.use is not AllowedUse.WORKLOAD:
+            return ()
+        self._reserve.wake(self._now())
+        got: list[Assigned] = []
+        for of in request.families:
+            found = self._take_one(request, of)
+            self._levels[of].use(dry=found is None)
+            if found is None:
+                self._reserve.put(got)
+                return ()
+            got.append(found)
+        return tuple(got)
+
+    def _take_one(self, request: AssignRequest, of: Family) -> Assigned | None:
+        try:
+            pools = self._allocator.choose(request, of)
+        except PoolError:
+            return None
+        return self._reserve.take(
+            lambda warm: (
+                warm.address.version == of
+                and pool_of(pools, warm.address) is not None
+                and stands(self._allocator.writer.known.get(warm.block), warm)
+                and not self._allocator.is_reserved(warm.address)
+            )
+        )
+
+    def put(self, warm: Iterable[Assigned]) -> None:
+        """Put back what nobody has used."""
+        self._reserve.put(warm)
+
+    def rest(self, warm: Iterable[Assigned]) -> None:
+        """Put back what a pod had, to be used again after the cooldown."""
+        self._reserve.rest(warm, self._now() + self._allocator.cooldown)
+
+    async def free(self, addresses: Iterable[Address]) -> None:
+        """Make these free for anybody, where they are in the stock.
+
+        Raises:
+            StoreError, IPAMError: the API failed; what is still held is seen in the blocks.
+        """
+        await self._give_back([warm for address in addresses if (warm := self._reserve.remove(address)) is not None])
+
+    async def _give_back(self, warm: Collection[Assigned]) -> None:
+        if not warm:
+            return
+        addresses = {a.address for a in warm}
+        self._outgoing |= addresses
+        try:
+            await self._allocator.unreserve(warm)
+        finally:
+            self._outgoing -= addresses
+
+    async def level(self, of: Family, *, serves: bool) -> None:
+        """Drop what is gone, give back what is too much or of no use, and reserve what is missing.
+
+        Args:
+            of: family.
+            serves: whether pods of this node get addresses of it.
+
+        Raises:
+            StoreError, IPAMError: the API failed.
+        """
+        self.look(of)
+        level = self._levels[of]
+        wanted = level.look(self._now()) if serves and self._base else 0
+        useful = [warm for warm in self._of(of) if self._useful(warm)]
+        kept = {warm.address for warm in useful[:wanted]}
+        await self.free([warm.address for warm in self._of(of) if warm.address not in kept])
+        if len(kept) * 2 > wanted or not wanted:
+            return
+        try:
+            got = await self._allocator.reserve(self.handle_id, of, lambda own: max(0, level.most(own) - len(kept)))
+        except PoolError:
+            return
+        self._reserve.put(got)
+
+    def look(self, of: Family) -> None:
+        """Bring the stock in line with what the API was last seen to have under the warm handle."""
+        for block in self._allocator.own_blocks():
+            if block.cidr.version != of:
+                continue
+            held = {a.address: a for a in blocks.held_by(block, self.handle_id) if not a.cooling}
+            for warm in [warm for warm in self._reserve if warm.block == block.cidr]:
+                if not stands(block, warm):
+                    self._reserve.remove(warm.address)
+                    self.dropped += 1
+                    log.warning("warm address %s is not this node's any more: somebody else released it", warm.address)
+            others = self.held_back | self._outgoing | frozenset(self._promised())
+            self._reserve.put(
+                Assigned(a.address, block.cidr, a.sequence, a.handle)
+                for a in held.values()
+                if a.address not in others and a.address not in self._reserve
+            )
+
+    def _of(self, of: Family) -> list[Assigned]:
+        return [warm for warm in self._reserve if warm.address.version == of]
+
+    def _useful(self, warm: Assigned) -> bool:
+        try:
+            pools = self._allocator.choose(AssignRequest(self.handle_id), family(warm.address))
+        except PoolError:
+            return False
+        return pool_of(pools, warm.address) is not None and not self._allocator.is_reserved(warm.address)

@@ -1,0 +1,395 @@
+"""Warm addresses: ADDs without the API, what follows behind, and what others do to the addresses meanwhile."""
+
+import asyncio
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from calico_py.ipam import allocator as allocator_module
+from calico_py.ipam import commits, handles
+from calico_py.ipam.requests import AssignRequest, ExhaustedError, Release
+from calico_py.model.names import warm_handle
+from calico_py.model.store import UnavailableError
+from tests.fakes.ipam import POD, IPAMCluster, config, pool, problems, workload
+from tests.fakes.slow import SlowStore
+from tests.fakes.waiting import until
+from tests.fakes.warm import WarmNode
+
+WARM = warm_handle("node1")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_pause(_attempt: int, *, most: float = 0) -> None:
+        del most
+        await asyncio.sleep(0)
+
+    for module in (allocator_module, commits, handles):
+        monkeypatch.setattr(module, "pause", no_pause)
+
+
+@pytest.fixture
+def cluster() -> IPAMCluster:
+    return IPAMCluster([pool("10.0.0.0/24", name="four"), pool("fd00::/120", name="six")])
+
+
+@pytest.fixture
+def node(cluster: IPAMCluster, tmp_path: Path) -> WarmNode:
+    return WarmNode(cluster, tmp_path)
+
+
+class Cut:
+    """A way to the API that can be cut; counts the calls."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.calls: list[str] = []
+
+    def __call__(self, when: str, verb: str, kind: str, name: str) -> None:
+        if when == "before":
+            self.calls.append(f"{verb} {kind}")
+            if self.away:
+                raise UnavailableError(f"{verb} {kind} {name}: connection refused")
+
+
+async def held(cluster: IPAMCluster, handle: str) -> set[str]:
+    return {str(address) for address, a in (await cluster.held()).items() if a.handle == handle}
+
+
+async def test_an_add_needs_no_api_and_the_api_hears_of_it_right_after(cluster: IPAMCluster, node: WarmNode) -> None:
+    cut = Cut()
+    warm, allocator = await node.begin(cluster.store.with_fault(cut))
+    await allocator.drain()
+    cut.calls.clear()
+    cut.away = True
+    (got,) = await warm.assign(workload("c1"))
+    assert cut.calls == []
+    assert str(got.address) in await held(cluster, WARM)
+    cut.away = False
+    await warm.catch_up()
+    assert await held(cluster, "k8s-pod-network.c1") == {str(got.address)}
+    (found,) = await warm.lookup("k8s-pod-network.c1")
+    assert found.address == got.address
+    notes = (await cluster.held())[got.address].attribute.secondary
+    assert {**notes, **POD, "node": "node1"} == dict(notes)
+    await warm.catch_up()
+    await allocator.drain()
+    assert await problems(cluster) == []
+
+
+async def test_both_families_are_served_together_or_not_at_all(cluster: IPAMCluster, node: WarmNode) -> None:
+    node.families = (4, 6)
+    warm, _ = await node.begin()
+    assert (warm.count(4), warm.count(6)) == (8, 8)
+    got = await warm.assign(workload("c1", 4, 6))
+    assert [a.address.version for a in got] == [4, 6]
+    assert (warm.count(4), warm.count(6)) == (7, 7)
+    cluster.pools = [cluster.pools[0]]
+    with pytest.raises(Exception, match="no IPv6 IPPool"):
+        await warm.assign(workload("c2", 4, 6))
+    assert warm.count(4) == 7
+
+
+async def test_many_pods_share_the_writes_behind_the_answers(cluster: IPAMCluster, node: WarmNode) -> None:
+    store = SlowStore(cluster.store)
+    warm, allocator = await node.begin(store)
+    await allocator.drain()
+    store.calls.clear()
+    for number in range(8):
+        await warm.assign(workload(f"c{number}"))
+    assert store.calls == {}
+    await warm.catch_up()
+    await allocator.drain()
+    assert store.calls["update", "IPAMBlock"] == 1, "eight hand-overs and the refill"
+    assert store.calls["create", "IPAMHandle"] == 8
+    assert warm.count(4) > 4
+
+
+async def test_without_the_api_pods_come_until_the_stock_is_used_up(cluster: IPAMCluster, node: WarmNode) -> None:
+    cut = Cut()
+    warm, allocator = await node.begin(cluster.store.with_fault(cut))
+    cut.away = True
+    got = set()
+    for number in range(8):
+        (assigned,) = await warm.assign(workload(f"c{number}"))
+        got.add(assigned.address)
+        await warm.catch_up()
+    assert len(got) == 8
+    with pytest.raises(UnavailableError):
+        await warm.assign(workload("late"))
+    cut.away = False
+    while not await warm.catch_up():
+        pass
+    for number in range(8):
+        assert len(await held(cluster, f"k8s-pod-network.c{number}")) == 1
+    await warm.catch_up()
+    await allocator.drain()
+    assert await problems(cluster) == []
+
+
+async def test_a_pod_that_goes_before_the_api_heard_of_it_gives_its_address_back(
+    cluster: IPAMCluster, node: WarmNode
+) -> None:
+    cluster.config = config(ip_cooldown_seconds=None)
+    cut = Cut()
+    warm, _ = await node.begin(cluster.store.with_fault(cut))
+    cut.away = True
+    first = [(await warm.assign(workload(f"c{number}")))[0].address for number in range(8)]
+    assert await warm.release_handle("k8s-pod-network.c0") == 1
+    with pytest.raises(UnavailableError):
+        await warm.assign(workload("early"))
+    cluster.advance(31)
+    (again,) = await warm.assign(workload("again"))
+    assert again.address == first[0]
+
+
+async def test_a_del_whose_hand_over_got_no_answer_frees_the_address_in_the_end(
+    cluster: IPAMCluster, node: WarmNode
+) -> None:
+    cut = Cut()
+    warm, allocator = await node.begin(cluster.store.with_fault(cut))
+    await warm.assign(workload("c1"))
+    cut.away = True
+    await warm.catch_up()
+    await warm.release_handle("k8s-pod-network.c1")
+    with pytest.raises(UnavailableError):
+        await warm.assign(workload("c1"))
+    cut.away = False
+    while not await warm.catch_up():
+        pass
+    assert await held(cluster, "k8s-pod-network.c1") == set()
+    await warm.catch_up()
+    await allocator.drain()
+    assert await problems(cluster) == []
+
+
+async def test_a_container_added_anew_waits_for_its_own_release(cluster: IPAMCluster, node: WarmNode) -> None:
+    warm, _ = await node.begin()
+    await warm.assign(workload("c1"))
+    await warm.catch_up()
+    await warm.release_handle("k8s-pod-network.c1")
+    (second,) = await warm.assign(workload("c1"))
+    await warm.catch_up()
+    assert await held(cluster, "k8s-pod-network.c1") == {str(second.address)}
+
+
+async def test_an_add_that_fails_afterwards_gives_back_only_its_own(cluster: IPAMCluster, node: WarmNode) -> None:
+    warm, _ = await node.begin()
+    (early,) = await warm.assign(workload("c1"))
+    done = await warm.release([Release(early.address, early.handle_id, early.sequence)])
+    assert done.released == (early.address,)
+    assert str(early.address) in await held(cluster, WARM)
+    (late,) = await warm.assign(workload("c1"))
+    await warm.catch_up()
+    done = await warm.release([Release(late.address, late.handle_id, late.sequence)])
+    assert done.released == (late.address,)
+    assert await held(cluster, "k8s-pod-network.c1") == set()
+
+
+async def test_a_foreign_client_that_releases_a_warm_address_is_heard_before_it_is_used(
+    cluster: IPAMCluster, node: WarmNode
+) -> None:
+    warm, allocator = await node.begin()
+    foreign = cluster.node("node1")
+    gone = (await foreign.lookup(WARM))[0]
+    await foreign.release([Release(gone.address, WARM, gone.sequence)])
+    for block in await cluster.blocks():
+        allocator.observe(block)
+    got = {(await warm.assign(workload(f"c{number}")))[0].address for number in range(7)}
+    assert gone.address not in got
+    await warm.catch_up()
+    assert warm.counts.dropped == 1
+    assert warm.problems() == ()
+
+
+async def test_a_pods_address_that_a_foreign_client_releases_is_claimed_again(
+    cluster: IPAMCluster, node: WarmNode
+) -> None:
+    warm, allocator = await node.begin()
+    (got,) = await warm.assign(workload("c1"))
+    await warm.catch_up()
+    await cluster.node("node1").release([Release(got.address)])
+    for block in await cluster.blocks():
+        allocator.observe(block)
+    await warm.catch_up()
+    assert await held(cluster, "k8s-pod-network.c1") == {str(got.address)}
+    assert (await cluster.held())[got.address].attribute.secondary["pod"] == "web"
+    assert (warm.counts.reclaimed, warm.problems()) == (1, ())
+    await warm.release_handle("k8s-pod-network.c1")
+    await warm.catch_up()
+    assert await held(cluster, "k8s-pod-network.c1") == set()
+
+
+@pytest.mark.parametrize("when", ["before the hand-over", "after it"])
+async def test_a_pods_address_that_somebody_else_has_is_told(cluster: IPAMCluster, node: WarmNode, when: str) -> None:
+    warm, allocator = await node.begin()
+    (got,) = await warm.assign(workload("c1"))
+    if when == "after it":
+        await warm.catch_up()
+    foreign = cluster.node("node1")
+    await foreign.release([Release(got.address)])
+    await foreign.assign(AssignRequest("k8s-pod-network.thief", requested=(got.address,)))
+    for block in await cluster.blocks():
+        allocator.observe(block)
+    await warm.catch_up()
+    (problem,) = warm.problems()
+    assert problem.reason == "AddressLost"
+    assert "default/web" in problem.message
+    assert str(got.address) in problem.message
+    assert warm.counts.lost == 1
+    assert await held(cluster, "k8s-pod-network.thief") == {str(got.address)}
+    await warm.release_handle("k8s-pod-network.c1")
+    await warm.catch_up()
+    assert warm.problems() == ()
+    assert await held(cluster, "k8s-pod-network.thief") == {str(got.address)}
+
+
+async def test_an_address_asked_for_by_name_is_given_though_it_is_warm(cluster: IPAMCluster, node: WarmNode) -> None:
+    warm, _ = await node.begin()
+    wanted = ip_address(min(await held(cluster, WARM)))
+    (got,) = await warm.assign(workload("c1", requested=(wanted,)))
+    assert got.address == wanted
+    assert await held(cluster, "k8s-pod-network.c1") == {str(wanted)}
+
+
+async def test_pools_by_name_are_respected(cluster: IPAMCluster, node: WarmNode) -> None:
+    cluster.pools.append(pool("10.9.0.0/24", name="other", assignment_mode="Manual"))
+    warm, _ = await node.begin()
+    (got,) = await warm.assign(workload("c1", pools=("other",)))
+    assert got.address in ip_network("10.9.0.0/24")
+    (warm_one,) = await warm.assign(workload("c2", pools=("10.0.0.0/24",)))
+    assert str(warm_one.address) in await held(cluster, WARM)
+
+
+async def test_the_stock_leaves_a_pool_that_serves_no_more_and_a_reserved_range(
+    cluster: IPAMCluster, node: WarmNode
+) -> None:
+    warm, _ = await node.begin()
+    first = ip_address(min(await held(cluster, WARM)))
+    cluster.reserved = [ip_network(first)]
+    await warm.catch_up()
+    assert str(first) not in await held(cluster, WARM)
+    cluster.pools = [replace(cluster.pools[0], disabled=True), cluster.pools[1]]
+    await warm.catch_up()
+    assert await held(cluster, WARM) == set()
+    assert warm.count(4) == 0
+
+
+async def test_the_level_grows_under_load_and_shrinks_again(cluster: IPAMCluster, node: WarmNode) -> None:
+    warm, _ = await node.begin()
+    for number in range(9):
+        await warm.assign(workload(f"c{number}"))
+    await warm.catch_up()
+    assert warm.count(4) == 16, "a quarter of a block of 64"
+    for _ in range(2):
+        cluster.advance(61)
+        await warm.catch_up()
+    assert warm.count(4) == 8
+    assert len(await held(cluster, WARM)) == 8
+
+
+@pytest.mark.parametrize(("size", "expected"), [(26, 8), (28, 4), (30, 1), (32, 0)])
+async def test_no_more_than_a_quarter_of_the_nodes_blocks_is_warm(tmp_path: Path, size: int, expected: int) -> None:
+    warm, _ = await WarmNode(IPAMCluster([pool("10.0.0.0/24", size)]), tmp_path).begin()
+    assert warm.count(4) == expected
+
+
+async def test_nothing_is_borrowed_and_no_second_block_claimed_to_be_warm(cluster: IPAMCluster, node: WarmNode) -> None:
+    warm, _ = await node.begin()
+    for number in range(60):
+        await warm.assign(workload(f"c{number}"))
+        await warm.catch_up()
+    assert len(await cluster.blocks()) == 1
+    assert warm.count(4) == 4
+
+
+async def test_the_last_addresses_of_a_pool_are_given_too(cluster: IPAMCluster, node: WarmNode) -> None:
+    cluster.pools = [pool("10.0.0.0/28", 28)]
+    warm, _ = await node.begin()
+    got = set()
+    for number in range(16):
+        got.add((await warm.assign(workload(f"c{number}")))[0].address)
+        await warm.catch_up()
+    assert len(got) == 16
+    with pytest.raises(ExhaustedError):
+        await warm.assign(workload("late"))
+
+
+async def test_none_are_kept_where_the_setting_is_zero_and_those_of_before_are_freed(
+    cluster: IPAMCluster, node: WarmNode
+) -> None:
+    before, _ = await node.begin()
+    (got,) = await before.assign(workload("c1"))
+    node.base = 0
+    node.living = {"c1": {got.address}}
+    warm, allocator = await node.begin()
+    await allocator.drain()
+    assert await held(cluster, WARM) == set()
+    assert await held(cluster, "k8s-pod-network.c1") == {str(got.address)}
+    await warm.assign(workload("c2"))
+    await warm.release_handle("k8s-pod-network.c1")
+    assert next(iter((await cluster.held()).values())).handle == "k8s-pod-network.c2"
+    await allocator.drain()
+    assert await problems(cluster) == []
+
+
+async def test_a_full_disk_costs_the_speed_and_nothing_else(cluster: IPAMCluster, node: WarmNode) -> None:
+    full = False
+
+    def step(name: str) -> None:
+        if full and name == "torn append":
+            raise OSError(28, "No space left on device")
+
+    warm, allocator = await node.begin(step=step)
+    full = True
+    (got,) = await warm.assign(workload("c1"))
+    assert await held(cluster, "k8s-pod-network.c1") == {str(got.address)}, "in the API before the answer"
+    (problem,) = warm.problems()
+    assert problem.reason == "JournalFailed"
+    assert "No space left on device" in problem.message
+    await warm.release_handle("k8s-pod-network.c1")
+    assert await held(cluster, "k8s-pod-network.c1") == set(), "before the answer too"
+    full = False
+    (got,) = await warm.assign(workload("c2"))
+    assert str(got.address) in await held(cluster, WARM)
+    assert warm.problems() == ()
+    node.living = {"c2": {got.address}}
+    _, allocator = await node.begin()
+    await allocator.drain()
+    assert await held(cluster, "k8s-pod-network.c2") == {str(got.address)}
+
+
+async def test_calls_wait_for_the_start(node: WarmNode) -> None:
+    warm, _ = node.make()
+    call = asyncio.create_task(warm.assign(workload("c1")))
+    await asyncio.sleep(0.01)
+    assert not call.done()
+    await warm.start(node.now_living())
+    assert len(await call) == 1
+
+
+async def test_a_pod_that_the_journal_does_not_know_of_keeps_its_warm_address(node: WarmNode) -> None:
+    """Somebody deleted the journal while the API was away."""
+    before, _ = await node.begin()
+    (got,) = await before.assign(workload("c1"))
+    (node.folder / "journal-node1").unlink()
+    node.living = {"c1": {got.address}}
+    warm, _ = await node.begin()
+    others = {(await warm.assign(workload(f"x{number}")))[0].address for number in range(20)}
+    assert got.address not in others
+
+
+async def test_run_tells_the_api_by_itself(cluster: IPAMCluster, node: WarmNode) -> None:
+    warm, _ = node.make()
+    await warm.start(node.now_living())
+    running = asyncio.create_task(warm.run())
+    await until(lambda: warm.count(4) == 8)
+    (got,) = await warm.assign(workload("c1"))
+
+    async def told() -> bool:
+        return await held(cluster, "k8s-pod-network.c1") == {str(got.address)}
+
+    await until(told)
+    running.cancel()
