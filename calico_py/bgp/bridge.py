@@ -137,11 +137,11 @@ class Bridge:
         if state == "up":
             session.granted, session.eor = session.opened, []
             if not session.granted.get("forwarding"):
-                session.drop_stale()  # the agent does the same by itself
+                self._tell_gone(session, session.drop_stale())
             session.stale_until = now + SYNC_LIMIT
         elif was_up:
             session.eor = []
-            session.drop_stale()
+            self._tell_gone(session, session.drop_stale())
             session.stale = set(session.paths)
             session.keep = session.keep_after_loss()
             session.stale_until = now + session.keep
@@ -216,8 +216,6 @@ class Bridge:
                 self._tell(json.dumps(record))
         for session in self.sessions.values():
             self._replay(session, now)
-        for peer, line in self.probes.items():
-            self._tell(line, peer)
         self._tell(json.dumps({"kind": "replayed", "unread": self.unread}))
 
     def _replay(self, session: Session, now: float) -> None:
@@ -232,6 +230,14 @@ class Bridge:
             self._tell(json.dumps({"kind": "eor", "peer": session.peer, "family": family}))
         if lost:
             self._tell(session.line(now, up=False))
+
+    def _tell_reasons(self, now: float) -> None:
+        """Why sessions are not up, to an agent that knows by now what they should be."""
+        for session in self.sessions.values():
+            if session.state != "up":
+                self._tell(session.line(now, up=False))
+        for peer, line in self.probes.items():
+            self._tell(line, peer)
 
     def agent_lost(self) -> None:
         """Nobody listens any more. Neighbours that were to go stay until another agent says so."""
@@ -249,6 +255,7 @@ class Bridge:
                 for address in (*self.watched, *(local for local, _ in self.watched.values())):
                     packed(address)
                 self.probes = {peer: line for peer, line in self.probes.items() if peer in self.watched}
+                self._tell_reasons(now)
             elif do == "sessions":
                 self._reload(str(message["digest"]), [str(peer) for peer in message["peers"]], now)
             elif do == "announce":
@@ -327,11 +334,12 @@ class Bridge:
         return self._probe_at
 
     def hopeless(self, now: float) -> bool:
-        """ExaBGP still has not loaded the file: only a new one will.
+        """ExaBGP does not answer, or still has not loaded the file: only a new one will.
 
         It drops every reload while an UPDATE for any peer waits, and waits for ever for one that reads nothing.
         """
-        return self._wanted is not None and now > self._give_up_at
+        late = any(now > limit + RELOAD_LIMIT for limit in self.retired.values())
+        return late or (self._wanted is not None and now > self._give_up_at)
 
     def tick(self, now: float) -> None:
         """Ask ExaBGP whether it did what it was told."""
@@ -358,6 +366,7 @@ class Bridge:
                 self._tell(json.dumps({"kind": "configured", "digest": digest}))
             else:
                 self._write("reload")  # ExaBGP drops a reload while an UPDATE waits to be sent
+        self._digests = []
         try:
             sent = {n["peer"]["address"]: n["messages"]["sent"]["update"] for n in json.loads(line)}
         except (ValueError, KeyError, TypeError):

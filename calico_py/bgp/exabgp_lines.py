@@ -121,7 +121,7 @@ def _session(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionCh
     return SessionChanged(
         peer=peer,
         state=SessionState.ESTABLISHED if up else SessionState.CONNECT,
-        reason="" if up else why_down(record, peers.get(peer)),
+        reason=why_down(record, peers[peer]) if not up and peer in peers else "",
         hold_time=min(ours, _number(opened["hold_time"])) if up else 0,
         restart_time=_number(opened["restart_time"] if up else record["keep"]),
         forwarding=bool(opened["forwarding"]) if up else False,
@@ -131,10 +131,12 @@ def _session(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionCh
 
 def _probe(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionChanged:
     peer = _address(record["peer"])
-    configured = peers[peer]
-    reason = why_unreached(
-        configured, str(record["error"]), waiting=record["waiting"], tried=record["tried"], deaf=record["deaf"]
-    )
+    configured = peers.get(peer)
+    reason = ""
+    if configured is not None:
+        reason = why_unreached(
+            configured, str(record["error"]), waiting=record["waiting"], tried=record["tried"], deaf=record["deaf"]
+        )
     return SessionChanged(peer=peer, state=SessionState.CONNECT, reason=reason)
 
 

@@ -26,12 +26,12 @@ _CEASE = {
 }
 
 
-def why_down(record: dict[str, Any], peer: Peer | None) -> str:
+def why_down(record: dict[str, Any], peer: Peer) -> str:
     """The sentence for a session record of the bridge's that is not up.
 
     Args:
         record: as bgp/bridge writes it, with peer, reason, asn, open, notification.
-        peer: what was configured, None if nothing is any more.
+        peer: as configured.
     """
     address = record["peer"]
     opened, received, reason = record["open"], record["notification"], str(record["reason"])
@@ -53,7 +53,7 @@ def why_down(record: dict[str, Any], peer: Peer | None) -> str:
     if reason.startswith("notification sent ("):
         code = int(reason.removeprefix("notification sent (").split(",", 1)[0])
         return f"{address} broke the protocol ({_CODES.get(code, 'unknown error')}): see the log of its BGP speaker"
-    if not opened and peer is not None:
+    if not opened:
         return (
             f"no TCP connection to {address} port {peer.port}: check that its BGP speaker runs there "
             f"and that no firewall closes the port"
@@ -104,11 +104,11 @@ def why_unreached(peer: Peer, error: str, *, waiting: bool, tried: bool, deaf: b
     )
 
 
-def _received(address: str, code: int, subcode: int, peer: Peer | None) -> str:
-    if (code, subcode) == (2, 2) and peer is not None:
+def _received(address: str, code: int, subcode: int, peer: Peer) -> str:
+    if (code, subcode) == (2, 2):
         return f"{address} refuses our AS {peer.local_as}, it expects another: correct the AS number of one of the two"
     if (code, subcode) == (2, 3):
-        return f"{address} refuses our router id{f' {peer.router_id}' if peer else ''}: is it that node's own as well?"
+        return f"{address} refuses our router id {peer.router_id}: is it that node's own as well?"
     if code == 6:
         return f"{address} ended the session: {_CEASE.get(subcode, f'cease, subcode {subcode}')}"
     if code == 4:

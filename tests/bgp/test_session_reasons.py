@@ -1,5 +1,6 @@
 """Why a session is not up: every cause is made by a real peer or kernel, and status must name it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -85,6 +86,20 @@ async def test_an_address_that_is_not_usable_yet_is_listened_on_once_it_is(lab: 
         await eventually(agent.up, within=25, say=agent.why)
     finally:
         bird.stop()
+
+
+async def test_an_agent_that_restarts_knows_the_reasons_again(lab: Lab) -> None:
+    _, node, agent = lab
+    agent.want([neighbour("192.0.2.7")], [])
+    await says(agent, "there is no route to 192.0.2.7", peer="192.0.2.7")
+    await agent.stop()
+    second = Agent(node).start()
+    try:
+        await asyncio.sleep(0.5)
+        second.want([neighbour("192.0.2.7")], [])
+        await says(second, "there is no route to 192.0.2.7", peer="192.0.2.7", within=3)
+    finally:
+        await second.stop()
 
 
 async def test_the_as_numbers_differ(lab: Lab) -> None:

@@ -367,7 +367,9 @@ def test_neighbours_that_exchange_no_message_are_probed_and_a_change_is_told_onc
     }
     assert told(bridge) == [expected]
     bridge.agent_connected(0.0)
-    assert told(bridge)[-2] == expected, "an agent that comes later is told as well"
+    told(bridge)
+    watch(bridge, P, Q, "10.0.0.4")
+    assert told(bridge)[-1] == expected, "an agent that comes later is told as well, once it knows what should be"
     down(bridge, "10.0.0.4")
     assert told(bridge) == [], "one more attempt that failed says less"
 
@@ -477,6 +479,15 @@ def test_a_neighbour_that_stays_after_all_is_announced_everything_again() -> Non
         else:
             bridge.agent_line(json.dumps({"do": "sessions", "digest": "d1", "peers": [P]}), 11.0)
         assert f"neighbor {P} announce attributes next-hop self nlri 10.1.0.0/26" in commands(bridge)
+
+
+def test_an_exabgp_that_does_not_answer_is_given_up() -> None:
+    bridge = Bridge("d1")
+    up(bridge)
+    bridge.agent_connected(0.0)
+    bridge.agent_line(json.dumps({"do": "retire", "peers": [P]}), 10.0)
+    assert not bridge.hopeless(13.0 + RELOAD_LIMIT)
+    assert bridge.hopeless(13.1 + RELOAD_LIMIT)
 
 
 def test_what_is_still_said_of_a_removed_neighbour_is_not_told() -> None:

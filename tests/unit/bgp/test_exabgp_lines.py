@@ -134,6 +134,17 @@ def test_a_session_that_is_down_says_why(more: dict[str, Any], words: list[str])
         assert word in event.reason
 
 
+def test_nothing_is_said_of_a_peer_that_is_not_configured() -> None:
+    probe = {"kind": "probe", "peer": "10.0.0.2", "error": "", "waiting": False, "tried": False, "deaf": False}
+    for line in (session(reason="closing connection"), json.dumps(probe)):
+        event = exabgp_lines.parse(line, {})
+        assert isinstance(event, SessionChanged)
+        assert event.reason == ""
+        known = exabgp_lines.parse(line, PEERS)
+        assert isinstance(known, SessionChanged)
+        assert known.reason != ""
+
+
 def test_announcements_by_scope() -> None:
     wanted = [
         Advertisement(ip_network("10.1.0.0/26")),
