@@ -2,21 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 from ipaddress import ip_interface, ip_network
 from pathlib import Path as FilePath
 
 from calico_py.agent.config import load_config
-from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
-from calico_py.agent.own_address import OwnAddress
-from calico_py.agent.publish import NodePublisher
-from calico_py.agent.receiver import wants_ipip
-from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
-from calico_py.dataplane.converge import Dataplane
-from calico_py.ipam.allocator import Allocator
 from calico_py.model.bgp import Advertisement, Path, Peer, SessionState
 from calico_py.model.blocks import AffinityState, BlockAffinity
 from calico_py.model.kernel import Addr, Link, Put, Route
@@ -36,9 +28,9 @@ from calico_py.model.speaker import (
     SpeakerEvent,
 )
 from calico_py.model.store import UnavailableError
+from tests.fakes.convergence import Surroundings, converging
 from tests.fakes.kernel import FakeKernel
 from tests.fakes.store import MemoryStore
-from tests.fakes.waiting import until
 
 ME = "node1"
 POOL = "default"
@@ -95,7 +87,6 @@ class OneNode:
         self._state_dir = state_dir
         self.loop: Loop
         self.view: ClusterView
-        self.tunnel_address: TunnelAddress
 
     async def prepare(self, mode: EncapMode, *, nodes: int = 2) -> None:
         """An uplink, a pool and nodes of which each but this one has a confirmed block."""
@@ -151,66 +142,13 @@ class OneNode:
     @contextlib.asynccontextmanager
     async def agent(self, *, tunnel_address: bool = True, **environment: str) -> AsyncIterator[Loop]:
         """One life of the agent; yields once API in-sync was reached and a pass was made."""
-        reactions: list[Callable[[], None]] = []
-
-        def changed() -> None:
-            for react in reactions:
-                react()
-
         config = load_config({"NODENAME": ME, "IP": "192.168.1.11/24", **environment}, hostname=ME)
-        view = self.view = ClusterView(self.store, ME, changed, lambda: self.tunnel_address.refresh())  # noqa: PLW0108 - it comes later
-        publisher = NodePublisher(self.store.with_fault(self._refused), ME, lambda: view.nodes.objects.get(ME))
-        own = OwnAddress(config, self.store, self.kernel, publisher, on_change=changed)
-        allocator = Allocator(
-            self.store,
-            node=ME,
-            labels=view.labels,
-            pools=lambda: tuple(view.pools.objects.values()),
-            config=view.ipam_configuration,
-            now=lambda: datetime.now(UTC),
+        around = Surroundings(
+            self.store, self.store.with_fault(self._refused), self.kernel, self.speaker, self._state_dir
         )
-        address = self.tunnel_address = TunnelAddress(
-            allocator, needed=lambda: wants_ipip(view.pools.objects.values()), on_change=changed
-        )
-        learner = Learner(self.speaker, changed)
-        dataplane = Dataplane(self.kernel, state_dir=self._state_dir)
-        loop = self.loop = Loop(
-            config,
-            view=view,
-            kernel=self.kernel,
-            dataplane=dataplane,
-            learner=learner,
-            speaker=self.speaker,
-            publisher=publisher,
-            own=own,
-            tunnel_address=address,
-        )
-        loop.observe = self._observed
-        reactions += [loop.mark, publisher.refresh]
-
-        async def follow() -> None:
-            async for event in self.kernel.events():
-                if dataplane.on_event(event):
-                    loop.mark()
-
-        async def keep_address() -> None:
-            await view.wait_in_sync()
-            address.refresh()
-            if tunnel_address:
-                await address.run()
-
-        parts = (view.run(), publisher.run(), own.run(), learner.run(), loop.run(), follow(), keep_address())
-        tasks = [asyncio.create_task(part) for part in parts]
-        try:
-            await until(lambda: loop.last is not None)
-            yield loop
-        finally:
-            ended = [task for task in tasks if task.done()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for task in ended:
-                task.result()
+        async with converging(config, around, tunnel_address=tunnel_address, observe=self._observed) as running:
+            self.loop, self.view = running.loop, running.view
+            yield running.loop
 
     def _refused(self, when: str, verb: str, _kind: str, _name: str) -> None:
         if self.refuse_patches and (when, verb) == ("before", "patch"):
