@@ -1,5 +1,6 @@
 """Mode changes and annotations under disturbance: killed agents and speakers, a slip of kubectl. Nothing is lost."""
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ import pytest
 from calico_py.lab import agents
 from calico_py.lab.processes import find_by_environment
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
-from tests.product.cluster import BGP, NODES, TUNNEL, Cluster, cluster, lost
+from tests.product.cluster import BGP, NODES, POOL, TUNNEL, Cluster, cluster, eventually, lost
 from tests.product.test_toggle import traffic
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -70,4 +71,61 @@ def test_annotations_that_someone_breaks_or_removes(made: Cluster, mode: str, wa
                 made.kubectl("annotate", "--overwrite", "node", "node2", change)
                 time.sleep(0.5)
         assert made.routes("node1") == before
+    assert not lost(results), results
+
+
+def test_a_pool_that_is_deleted_and_made_again(made: Cluster) -> None:
+    """Blocks and pods outlive their pool; without one its prefixes count as of mode Never."""
+    made.apply_mode("Always")
+    made.wait_for(TUNNEL)
+    with traffic(made) as results:
+        made.kubectl("delete", "ippool", POOL)
+        made.wait_for(BGP)
+        time.sleep(0.5)
+        made.apply_mode("Always")
+        made.wait_for(TUNNEL)
+        time.sleep(0.5)
+    assert not lost(results), results
+
+
+def test_a_node_that_is_deleted_and_made_again_is_reached_again(made: Cluster) -> None:
+    """Without its Node it is nobody's peer; with it, it is as before, its pods and their addresses included."""
+    made.apply_mode("Always")
+    made.wait_for(TUNNEL)
+    address = str(made.lab.endpoint("pod/p2").address(4))
+    whole = json.loads(made.kubectl("get", "node", "node2", "-o", "json"))
+    made.kubectl("delete", "node", "node2")
+    eventually("its routes are gone", lambda: len(made.routes("node1")) == 1)
+    time.sleep(3)
+    again = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "node2", "labels": whole["metadata"].get("labels", {})},
+    }
+    made.kubectl("create", "-f", "-", stdin=json.dumps(again))
+    made.wait_for(TUNNEL)
+    ping = ["ping", "-c1", "-W1", address]
+    eventually("p2 is reached", lambda: made.lab.endpoint("pod/p1").run(ping).returncode == 0)
+    made.apply_mode("Never")
+    made.wait_for(BGP)
+    eventually("by BGP too", lambda: made.lab.endpoint("pod/p1").run(ping).returncode == 0)
+
+
+@pytest.mark.parametrize(("mode", "way"), [("Always", TUNNEL), ("Never", BGP)])
+def test_everything_restarts_while_the_api_is_away(made: Cluster, mode: str, way: tuple[str, str]) -> None:
+    made.apply_mode(mode)
+    made.wait_for(way)
+    (server,) = find_by_environment(f"LAB_PROCESS={made.lab.state.name}/api")[:1]
+    with traffic(made) as results:
+        os.kill(server, signal.SIGSTOP)
+        try:
+            kill(made, "agent")
+            for node in NODES:
+                agents.kill(made.lab, node, "exabgp")
+            time.sleep(8)
+            assert all(made.routes(node) for node in NODES)
+        finally:
+            os.kill(server, signal.SIGCONT)
+        time.sleep(5)
+        made.wait_for(way)
     assert not lost(results), results
