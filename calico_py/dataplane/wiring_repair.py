@@ -57,6 +57,7 @@ class HostRoutes:
                     async with asyncio.timeout(RESYNC):
                         while True:
                             self._restore(_suspects(await rtnl_socket.receive(events)))
+                            await asyncio.sleep(0)  # what is there already is received without waiting
                 except TimeoutError:
                     continue
                 except OSError as error:  # ENOBUFS: events were lost; or dumps were interrupted again and again
