@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -25,6 +26,7 @@ from calico_py.lab.cache import cache_directory
 from calico_py.lab.live import Endpoint
 from calico_py.lab.nodes import KUBECONFIG, LiveNode
 from calico_py.lab.topology import LabSpec, NodePlace, compute_topology
+from calico_py.model.names import NODE_SENDING
 from calico_py.model.net import Address, Family
 from tests.cluster import settings
 from tests.contract.servers import Kubectl
@@ -52,6 +54,11 @@ class Node:
         """Its file system."""
         return Path(f"/proc/{self.pid}/root")
 
+    @property
+    def network(self) -> Path:
+        """Its network namespace."""
+        return Path(f"/proc/{self.pid}/ns/net")
+
     def enter(self, *, net: str = "") -> list[str]:
         """The command before which a command runs inside, or (``net``: a path there) with the network of a pod."""
         network = f"--net={self.root}{net}" if net else "--net"
@@ -76,6 +83,11 @@ class Pod(Endpoint):
     kube: Node | None = None
     addresses: tuple[Address, ...] = ()
     net: str = ""
+
+    @property
+    def network(self) -> Path:
+        """Its network namespace."""
+        return Path(f"{self.node.root}{self.net}")
 
     def enter(self) -> list[str]:
         """As the lab's."""
@@ -120,6 +132,11 @@ class Cluster:
     _commands: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
     _running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
+    @property
+    def outside(self) -> Path:
+        """A network namespace outside the cluster: the control plane's."""
+        return Path(f"/proc/{self.control}/ns/net")
+
     # -- processes
 
     def start(self, process: str) -> None:
@@ -133,8 +150,14 @@ class Cluster:
     def stop(self, process: str, number: signal.Signals = signal.SIGKILL) -> None:
         """End a process and wait for it."""
         running = self._running.pop(process)
-        os.killpg(running.pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, number)
         running.wait()
+
+    def end(self) -> None:
+        """End all processes that were started here; those that they started end with the namespaces."""
+        for process in reversed(tuple(self._running)):
+            self.stop(process)
 
     def log(self, process: str) -> Path:
         """Where a process writes to."""
@@ -154,6 +177,18 @@ class Cluster:
             for condition in item.get("status", {}).get("conditions", ())
             if condition["type"] == "Ready" and condition["status"] == "True"
         }
+
+    def sending(self, pool: str) -> dict[str, str]:
+        """How each node says that it sends to the pool: ``IPIP``, ``VXLAN`` or ``None``."""
+        found = {}
+        for item in self.get("nodes")["items"]:
+            said = json.loads(item["metadata"].get("annotations", {}).get(NODE_SENDING, "{}"))
+            found[item["metadata"]["name"]] = said.get(pool, {}).get("mode", "")
+        return found
+
+    def sends_by(self, pool: str, mode: str) -> bool:
+        """Whether all nodes have followed an ipipMode, in a cluster of one subnet."""
+        return set(self.sending(pool).values()) == {"IPIP" if mode == "Always" else "None"}
 
     def pod(self, name: str, namespace: str = "default") -> Pod:
         """A pod that runs, as an end of a flow."""
@@ -189,8 +224,11 @@ def wait_until(condition: Callable[[], object], *, within: float = 60.0, what: s
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, *, nodes: int = 3) -> Iterator[Cluster]:
-    """A cluster with so many nodes, none of them Ready yet; all of it is gone afterwards."""
+def cluster(folder: Path, *, nodes: int = 3, images: Sequence[Path] = ()) -> Iterator[Cluster]:
+    """A cluster with so many nodes, none of them Ready yet; all of it is gone afterwards.
+
+    ``folder`` is for what is on disk, in a folder of the cluster's own; every node has the ``images``, archives.
+    """
     cache = cache_directory(os.environ)
     programs = cached_all(PROGRAMS, cache)
     name = f"cpy{os.getpid():x}{secrets.token_hex(2)}"
@@ -206,60 +244,83 @@ def cluster(folder: Path, *, nodes: int = 3) -> Iterator[Cluster]:
     try:
         assert holder.stdout is not None
         pids = json.loads(holder.stdout.readline())
-        yield _start(name, own, pids, programs, cache)
+        made = _describe(name, own, pids, programs, cache)
+        try:
+            _start(made, images)
+            yield made
+        finally:
+            made.end()
     finally:
-        assert holder.stdin is not None
-        holder.stdin.close()
+        for stream in (holder.stdin, holder.stdout):
+            assert stream is not None
+            stream.close()
         holder.wait()
 
 
-def _start(name: str, folder: Path, pids: dict[str, int], programs: Mapping[str, Path], cache: Path) -> Cluster:
+def _describe(name: str, folder: Path, pids: dict[str, int], programs: Mapping[str, Path], cache: Path) -> Cluster:
     topology = compute_topology(LabSpec(name=name, nodes=len(pids) - 1))
-    address = str(topology.core4.ip)
+    address, control, kubeconfig = str(topology.core4.ip), pids["control"], folder / "kubeconfig"
     plan = control_plane.layout(folder, address=address, advertise=address)
     etcd, server = control_plane.commands(plan, cache)
-    control = pids["control"]
-    made = Cluster(
+    audit = settings.write_audit_policy(folder)
+    manager = settings.controller_manager(programs["kube-controller-manager"], kubeconfig, plan.authority)
+    enter = ["nsenter", f"--target={control}", "--net", "--pid", "--"]
+    return Cluster(
         name=name,
         folder=folder,
         control=control,
         nodes={place.name: Node(place, pids[place.name]) for place in topology.nodes},
         programs=programs,
         plan=plan,
-        kubectl=ClusterKubectl(programs["kubectl"], folder / "kubeconfig", folder / "kubectl-cache", control=control),
+        kubectl=ClusterKubectl(programs["kubectl"], kubeconfig, folder / "kubectl-cache", control=control),
+        _commands={
+            "etcd": (enter, etcd),
+            "kube-apiserver": (enter, [*settings.api_server(server), *audit]),
+            "kube-controller-manager": (enter, manager),
+            "kube-scheduler": (enter, settings.scheduler(programs["kube-scheduler"], kubeconfig)),
+        },
     )
-    kubeconfig = folder / "kubeconfig"
-    enter = ["nsenter", f"--target={control}", "--net", "--pid", "--"]
-    made._commands |= {
-        "etcd": (enter, etcd),
-        "kube-apiserver": (enter, settings.api_server(server)),
-        "kube-controller-manager": (
-            enter,
-            settings.controller_manager(programs["kube-controller-manager"], kubeconfig, plan.authority),
-        ),
-        "kube-scheduler": (enter, settings.scheduler(programs["kube-scheduler"], kubeconfig)),
-    }
+
+
+def _start(made: Cluster, images: Sequence[Path]) -> None:
     made.start("etcd")
     made.start("kube-apiserver")
     for node in made.nodes.values():
         _prepare(made, node)
+    _spread_images(made, images)
+    for node in made.nodes.values():
         made.start(f"{node.name}-containerd")
     _wait_for_api(made)
     for process in ("kube-controller-manager", "kube-scheduler"):
         made.start(process)
+    made.kubectl("create", "-f", "-", stdin=settings.KUBEADM_CONFIG)
     for node in made.nodes.values():
-        authority = node.root / "etc/kubernetes/authority.crt"
-        authority.write_bytes(plan.authority.read_bytes())
+        authority = "etc/kubernetes/authority.crt"
+        (node.root / authority).write_bytes(made.plan.authority.read_bytes())
         write_kubeconfig(
-            node.root / KUBECONFIG.lstrip("/"),
-            plan.url,
-            token=plan.token,
-            authority=Path("/etc/kubernetes/authority.crt"),
+            node.root / KUBECONFIG.lstrip("/"), made.plan.url, token=made.plan.token, authority=Path("/", authority)
         )
         made.start(f"{node.name}-kubelet")
         made.start(f"{node.name}-kube-proxy")
     wait_until(lambda: len(made.get("nodes")["items"]) == len(made.nodes), what="nodes register themselves")
-    return made
+
+
+def _spread_images(made: Cluster, images: Sequence[Path]) -> None:
+    """Import once; the other nodes share the files, which are only read, and get copies of the two databases."""
+    first, *others = made.nodes.values()
+    made.start(f"{first.name}-containerd")
+    wait_until((first.root / settings.SOCKET.lstrip("/")).exists, what="containerd listens")
+    for archive in images:
+        import_image(first, archive)
+    made.stop(f"{first.name}-containerd", signal.SIGTERM)
+    source = made.folder / first.name / "containerd"
+    for node in others:
+        target = made.folder / node.name / "containerd"
+        subprocess.run(["cp", "--archive", "--link", f"{source}/.", target], check=True)
+        for database in target.rglob("*.db"):
+            content = database.read_bytes()
+            database.unlink()
+            database.write_bytes(content)
 
 
 def _prepare(made: Cluster, node: Node) -> None:
@@ -305,11 +366,9 @@ def import_image(node: Node, archive: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def inside_control(made: Cluster) -> contextlib.AbstractContextManager[None]:
-    """The calling thread is in the network of the control plane."""
-    return namespaces.inside(Path(f"/proc/{made.control}/ns/net"))
-
-
-def arguments(**named: str) -> Sequence[str]:
-    """Flags of kubectl."""
-    return [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
+def fetch(network: Path, url: str) -> str:
+    """What a URL answers to somebody in a network namespace; empty if nothing within 3 s."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with namespaces.inside(network), contextlib.suppress(OSError), opener.open(url, timeout=3) as answer:
+        return str(answer.read().decode().strip())
+    return ""

@@ -22,6 +22,15 @@ def api_server(command: list[str]) -> list[str]:
     return [word for word in command if not word.startswith("--disable-admission-plugins")]
 
 
+def write_audit_policy(folder: Path) -> list[str]:
+    """Flags with which the API server notes who asked for what, in ``audit.log`` of the folder."""
+    policy: dict[str, Any] = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"]}
+    policy["rules"] = [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}]
+    path = folder / "audit-policy.json"
+    path.write_text(json.dumps(policy))
+    return [f"--audit-policy-file={path}", f"--audit-log-path={folder / 'audit.log'}"]
+
+
 def controller_manager(program: Path, kubeconfig: Path, authority: Path) -> list[str]:
     """kube-controller-manager."""
     return [
@@ -65,6 +74,14 @@ def files(node: NodePlace) -> Mapping[str, str]:
         CONTAINERD_CONFIG: _CONTAINERD,
     }
 
+
+# What kubeadm leaves in a cluster, as far as network plugins read it.
+KUBEADM_CONFIG: Mapping[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
+    "data": {"ClusterConfiguration": f"networking:\n  podSubnet: {POD_NETWORK}\n  serviceSubnet: 10.96.0.0/16\n"},
+}
 
 # JSON is YAML.
 _KUBELET: Mapping[str, Any] = {

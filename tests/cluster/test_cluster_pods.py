@@ -1,0 +1,104 @@
+"""What pods may expect of a network: each other, nodes, services, the outside, ports of the host, limits, kubectl."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.conftest import manifest, rolled_out
+from tests.cluster.kube_cluster import Cluster, Pod, fetch, wait_until
+from tests.cluster.outside import who_server
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1800), pytest.mark.usefixtures("installed")]
+
+
+@pytest.fixture(scope="module")
+def pods(kube: Cluster) -> Iterator[list[Pod]]:
+    """The pods of a Deployment, two on each node."""
+    kube.kubectl("apply", "-f", manifest("web.yaml"))
+    rolled_out(kube, "web", kind="deployment", namespace="default")
+    names = [item["metadata"]["name"] for item in kube.get("pods", "--selector=app=web")["items"]]
+    yield [kube.pod(name) for name in names]
+    kube.kubectl("delete", "-f", manifest("web.yaml"), "--wait=true")
+
+
+def test_pods_of_a_deployment_reach_each_other(pods: list[Pod]) -> None:
+    assert len({pod.node.place.name for pod in pods}) == 3
+    for source in pods:
+        for target in pods:
+            assert fetch(source.network, f"http://{target.address()}/") == target.name, f"{source} to {target}"
+            if source is not target:
+                assert fetch(source.network, f"http://{target.address()}/cgi-bin/who") == str(source.address())
+
+
+def test_nodes_reach_pods_and_pods_reach_nodes(kube: Cluster, pods: list[Pod]) -> None:
+    for node in kube.nodes.values():
+        for pod in pods:
+            assert (
+                node.run("busybox", "wget", "-q", "-T", "3", "-O", "-", f"http://{pod.address()}/").strip() == pod.name
+            )
+            ping = pod.run(["ping", "-n", "-c", "1", "-W", "2", str(node.place.ipv4.ip)])
+            assert ping.returncode == 0, f"{pod.name} to {node.name}: {ping.stdout}"
+
+
+def test_a_service_is_served_by_all(kube: Cluster, pods: list[Pod]) -> None:
+    address = kube.get("service", "web")["spec"]["clusterIP"]
+    answers = {fetch(pods[0].network, f"http://{address}/") for _ in range(60)}
+    assert answers == {pod.name for pod in pods}
+
+
+def test_pods_appear_with_their_node_s_address_outside(kube: Cluster, pods: list[Pod]) -> None:
+    with who_server(kube) as url:
+        for pod in pods:
+            assert fetch(pod.network, url) == str(pod.node.place.ipv4.ip)
+
+
+def test_without_nat_nothing_comes_back_from_outside(kube: Cluster, pods: list[Pod]) -> None:
+    def set_nat(value: bool) -> None:
+        patch = json.dumps({"spec": {"natOutgoing": value}})
+        kube.kubectl("patch", "ippool", "default-ipv4-ippool", "--type=merge", f"--patch={patch}")
+
+    with who_server(kube) as url:
+        set_nat(False)
+        try:
+            wait_until(lambda: not fetch(pods[0].network, url), within=20, what="the pool's addresses are not hidden")
+        finally:
+            set_nat(True)
+        wait_until(lambda: fetch(pods[0].network, url), within=20, what="the pool's addresses are hidden again")
+
+
+def test_a_port_of_the_host_leads_to_its_pod(kube: Cluster) -> None:
+    kube.kubectl("apply", "-f", manifest("hostport.yaml"))
+    kube.kubectl("wait", "pod/hostport", "--for=condition=Ready", "--timeout=30s")
+    node = kube.pod("hostport").node.place
+    url = f"http://{node.ipv4.ip}:8088/"
+    assert fetch(kube.outside, url) == "hostport"
+    kube.kubectl("delete", "-f", manifest("hostport.yaml"))
+    assert not fetch(kube.outside, url)
+
+
+def test_bandwidth_annotations_are_obeyed(kube: Cluster) -> None:
+    """By the chained plugin's queues; kubelet allows a burst of 256 MB, so the rate itself cannot be waited for."""
+    kube.kubectl("apply", "-f", manifest("limited.yaml"))
+    kube.kubectl("wait", "pod/limited", "--for=condition=Ready", "--timeout=30s")
+    limited = kube.pod("limited")
+    assert limited.kube is not None
+    route = json.loads(limited.kube.run("ip", "-j", "route", "get", str(limited.address())))
+    queues = json.loads(limited.kube.run("tc", "-j", "qdisc", "show"))
+    rates = {queue["dev"]: 8 * queue["options"]["rate"] for queue in queues if queue["kind"] == "tbf"}
+    into = rates.pop(route[0]["dev"])
+    (out_of,) = rates.values()
+    assert (into, out_of) == (8_000_000, 16_000_000)
+    kube.kubectl("delete", "-f", manifest("limited.yaml"))
+
+
+def test_kubectl_exec_and_logs(kube: Cluster, pods: list[Pod]) -> None:
+    for pod in pods[:3]:
+        assert kube.kubectl("exec", pod.name, "--", "hostname").stdout.strip() == pod.name
+        assert kube.kubectl("logs", pod.name).stdout == "serving\n"
+
+
+def test_the_agent_s_status_is_asked_by_exec(kube: Cluster) -> None:
+    said = kube.kubectl("exec", "--namespace=kube-system", "ds/calico-node", "--", "calico-py", "status").stdout
+    assert re.search(r"^Ready +yes *$", said, re.MULTILINE), said
