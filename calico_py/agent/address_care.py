@@ -1,16 +1,19 @@
 """AddressCare: keeps this node's claims and addresses true to what lives here.
 
-Once after API in-sync: what an earlier agent began is finished or undone, and addresses of dead containers are freed.
+Once after API in-sync: journal and API are brought together, what an earlier agent began is finished or undone, and
+addresses of dead containers are freed, in this order: what the journal knows to be a pod's must not be freed.
 Then, for ever: the allocator hears of changes to this node's blocks, and claims that stay unsettled are settled.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from calico_py.agent.view import ClusterView
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.reconcile import Living
 from calico_py.ipam.requests import IPAMError
+from calico_py.ipam.warm import WarmAddresses
 from calico_py.kube.backoff import Backoff
 from calico_py.model.blocks import AffinityState
 from calico_py.model.kernel import Kernel, Link, Route
@@ -28,9 +31,17 @@ class AddressCare:
     """Runs beside the convergence; ``mark`` is among the reactions to whatever is watched."""
 
     def __init__(
-        self, allocator: Allocator, view: ClusterView, wiring: PodWiring, kernel: Kernel, *, node: str
+        self,
+        allocator: Allocator,
+        warm: WarmAddresses,
+        view: ClusterView,
+        wiring: PodWiring,
+        kernel: Kernel,
+        *,
+        node: str,
     ) -> None:
         self._allocator = allocator
+        self._warm = warm
         self._view = view
         self._wiring = wiring
         self._kernel = kernel
@@ -44,28 +55,35 @@ class AddressCare:
     async def run(self) -> None:
         """Reconcile once, then take care, for ever."""
         await self._view.wait_in_sync()
-        await self._reconcile()
+        await self._until_done(self._start, "pods get no addresses yet")
+        await self._until_done(self._reconcile, "addresses of dead containers are not looked for yet")
         while True:
             await self._changed.wait()
             self._changed.clear()
             for block in self._view.own_blocks.objects.values():
                 self._allocator.observe(block)
+            self._warm.mark()
             if self._unsettled():
                 await asyncio.sleep(_CLAIM_SECONDS)
                 await self._settle()
 
-    async def _reconcile(self) -> None:
+    async def _until_done(self, work: Callable[[], Awaitable[None]], otherwise: str) -> None:
         backoff = Backoff()
         while True:
             try:
-                report = await self._allocator.reconcile(await self._living())
+                await work()
             except (StoreError, IPAMError) as error:
-                log.warning("addresses of dead containers are not looked for yet: %s", error)
+                log.warning("%s: %s", otherwise, error)
                 await asyncio.sleep(backoff.wait())
             else:
-                freed = len(report.released.released)
-                log.info("addresses: %d in use, %d of dead containers freed", report.kept, freed)
                 return
+
+    async def _start(self) -> None:
+        await self._warm.start(await self._living())
+
+    async def _reconcile(self) -> None:
+        report = await self._allocator.reconcile(await self._living())
+        log.info("addresses: %d in use, %d of dead containers freed", report.kept, len(report.released.released))
 
     async def _living(self) -> Living:
         """Containers by their devices; also every address with a host route to a pod's device: real Calico's pods."""

@@ -4,7 +4,7 @@ Problems of objects that all nodes see are told by the leader alone; those of th
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from calico_py.agent.addresses import find_duplicates
@@ -23,10 +23,16 @@ _MOST_WAITING = 3
 
 
 class ClusterWork:
-    """Runs beside the convergence of the node; ``mark`` is among the reactions to whatever is watched."""
+    """Runs beside the convergence of the node; ``mark`` is among the reactions to whatever is watched.
 
-    def __init__(self, parts: Parts) -> None:
+    Args:
+        parts: of the agent.
+        address_problems: of the node's pods, which keep it from nothing.
+    """
+
+    def __init__(self, parts: Parts, address_problems: Callable[[], Sequence[Problem]] = tuple) -> None:
         self._parts = parts
+        self._address_problems = address_problems
         self._changed = asyncio.Event()
         self._waiting_since: dict[str, float] = {}
         self._recorder = Recorder(parts.store, parts.config.node)
@@ -81,7 +87,7 @@ class ClusterWork:
         await self._parts.view.wait_in_sync()
         while True:
             self._changed.clear()
-            self._own.tell((*self.own_problems(), *self._long_waiting()))
+            self._own.tell((*self.own_problems(), *self._address_problems(), *self._long_waiting()))
             try:
                 async with asyncio.timeout(PATIENCE):
                     await self._changed.wait()

@@ -66,6 +66,7 @@ class AgentConfig:
         generation: of the DaemonSet's template; 0 where unknown.
         mtu: bytes, or what to compute it by.
         resync_interval: seconds.
+        warm_addresses: to be kept reserved, of each family, without load.
         metrics_port: 0 for none.
         warnings: settings that are misspelt or of no use, each a sentence.
         ignored: Calico's settings that have no effect here: name and reason.
@@ -84,6 +85,7 @@ class AgentConfig:
     engine: Engine
     mtu: int | MtuPolicy
     resync_interval: int
+    warm_addresses: int
     log_level: LogLevel
     health_host: str
     health_port: int
@@ -139,6 +141,7 @@ def load_config(
         engine=values[settings.ENGINE],
         mtu=values[settings.MTU],
         resync_interval=values[settings.RESYNC_INTERVAL],
+        warm_addresses=values[settings.WARM_ADDRESSES],
         log_level=values[settings.LOG_LEVEL],
         health_host=values[settings.HEALTH_HOST],
         health_port=values[settings.HEALTH_PORT],

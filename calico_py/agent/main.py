@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from calico_py.agent.address_care import AddressCare
@@ -42,6 +43,8 @@ from calico_py.dataplane.converge import Dataplane
 from calico_py.dataplane.netlink import LinuxKernel
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.ipam.allocator import Allocator
+from calico_py.ipam.journal import Journal, JournalFile
+from calico_py.ipam.warm import WarmAddresses
 from calico_py.kube.backoff import Backoff
 from calico_py.kube.client import KubeStore, connect
 from calico_py.model.kernel import Addr, Kernel
@@ -140,20 +143,29 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
 
 
 async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
+    warm = WarmAddresses(
+        agent.allocator,
+        Journal(JournalFile(STATE / "journal")),
+        base=agent.config.warm_addresses,
+        families=agent.families,
+        now=lambda: datetime.now(UTC),
+    )
     plugin = Plugin(
         wiring=agent.wiring,
-        addresses=agent.allocator,
+        addresses=warm,
         surroundings=Surroundings(ready=agent.not_ready, families=agent.families, mtu=agent.pod_mtu),
         deferred=DeferredDels(STATE / "del"),
     )
-    work = ClusterWork(agent)
-    care = AddressCare(agent.allocator, agent.view, agent.wiring, agent.kernel, node=agent.config.node)
+    work = ClusterWork(agent, warm.problems)
+    care = AddressCare(agent.allocator, warm, agent.view, agent.wiring, agent.kernel, node=agent.config.node)
     agent.reactions += [work.mark, care.mark]
-    reporter = Reporter(agent, leader=lambda: work.holder, own_problems=work.own_problems)
+    reporter = Reporter(
+        agent, leader=lambda: work.holder, own_problems=work.own_problems, address_problems=warm.problems
+    )
     metrics = make_metrics()
     async with contextlib.AsyncExitStack() as ports, asyncio.TaskGroup() as tasks:
         agent.loop.observe = metrics.observe_pass
-        await _listen(ports, agent.config, reporter, metrics, work)
+        await _listen(ports, agent.config, reporter, metrics, partial(_refresh, reporter, metrics, work, warm))
         parts = {
             "reflectors": _watch(agent),
             "kernel events": _follow_kernel(agent),
@@ -167,6 +179,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
             "resync": _resync(agent),
             "network configuration": _install_conflist(agent),
             "addresses": care.run(),
+            "warm addresses": warm.run(),
             "cluster work": work.run(),
         }
         if agent.config.bgp:
@@ -185,13 +198,19 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         await asyncio.wait_for(agent.allocator.drain(), _DRAIN_SECONDS)
 
 
-async def _listen(
-    ports: contextlib.AsyncExitStack, config: AgentConfig, reporter: Reporter, metrics: Metrics, work: ClusterWork
-) -> None:
-    def refresh() -> None:
-        reporter.refresh(metrics)
-        metrics.events_dropped.set(work.events_dropped)
+def _refresh(reporter: Reporter, metrics: Metrics, work: ClusterWork, warm: WarmAddresses) -> None:
+    reporter.refresh(metrics)
+    metrics.events_dropped.set(work.events_dropped)
+    metrics.observe_addresses(warm)
 
+
+async def _listen(
+    ports: contextlib.AsyncExitStack,
+    config: AgentConfig,
+    reporter: Reporter,
+    metrics: Metrics,
+    refresh: Callable[[], None],
+) -> None:
     health = make_health(not_alive=reporter.not_alive, not_ready=reporter.not_ready, status=reporter.status)
     await ports.enter_async_context(serve(health, config.health_host, config.health_port))
     if config.metrics_port:

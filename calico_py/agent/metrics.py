@@ -3,12 +3,14 @@
 Names are calico_py_*; where Felix has a metric of the same meaning its name is there too, so that dashboards go on.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from calico_py.agent.status import Status
+from calico_py.ipam.warm import WarmAddresses
+from calico_py.model.net import FAMILIES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -25,6 +27,7 @@ class Metrics:
         apply_failures: applies after which something is not as it should be.
         cni_seconds: by verb and outcome (``ok``, or the CNI error's code).
         events_dropped: Events that were not posted, because too many were.
+        address_events: by ipam.warm.Counts.
     """
 
     registry: CollectorRegistry
@@ -42,6 +45,8 @@ class Metrics:
     routes_waiting: Gauge
     blocks: Gauge
     addresses_in_use: Gauge
+    addresses_warm: Gauge
+    address_events: Gauge
     peers: Gauge
     peers_established: Gauge
     paths_received: Gauge
@@ -78,6 +83,13 @@ class Metrics:
         self.paths_received.set(sum(peer.received for peer in status.bgp.peers))
         self.problems.set(len(status.problems))
 
+    def observe_addresses(self, warm: WarmAddresses) -> None:
+        """Set the gauges of the warm addresses."""
+        for of in FAMILIES:
+            self.addresses_warm.labels(str(of)).set(warm.count(of))
+        for event, number in asdict(warm.counts).items():
+            self.address_events.labels(event).set(number)
+
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
@@ -109,6 +121,12 @@ def make_metrics() -> Metrics:
         routes_waiting=gauge("calico_py_routes_waiting", "Destinations whose best way is not to be had."),
         blocks=gauge("calico_py_ipam_blocks", "Blocks of this node."),
         addresses_in_use=gauge("calico_py_ipam_addresses_in_use", "Addresses allocated in them."),
+        addresses_warm=gauge("calico_py_ipam_addresses_warm", "Addresses reserved for pods to come.", "family"),
+        address_events=gauge(
+            "calico_py_ipam_address_events",
+            "What became of addresses: ADDs served warm and missed; warm ones dropped; pods' reclaimed and lost.",
+            "event",
+        ),
         peers=gauge("calico_py_bgp_peers", "BGP peers that are configured."),
         peers_established=gauge("calico_py_bgp_peers_established", "Those whose session is Established."),
         paths_received=gauge("calico_py_bgp_paths_received", "Paths received from all peers."),

@@ -23,6 +23,7 @@ class Reporter:
     Args:
         leader: name of the node whose agent leads, empty while there is none.
         own_problems: what is wrong with this node and keeps it from being ready, though pods go on.
+        address_problems: what is wrong with single pods' addresses.
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class Reporter:
         *,
         leader: Callable[[], str] = str,
         own_problems: Callable[[], Sequence[Problem]] = tuple,
+        address_problems: Callable[[], Sequence[Problem]] = tuple,
     ) -> None:
         self._parts = parts
         self._leader = leader
         self._own_problems = own_problems
+        self._address_problems = address_problems
         self._started = time.time()
         self._version = importlib.metadata.version("calico-py")
 
@@ -89,7 +92,12 @@ class Reporter:
                 leader=self._leader(),
                 not_ready=self.not_ready(),
                 differences=parts.env_problems,
-                problems=(*intent.problems, *parts.view.problems(), *self._own_problems()),
+                problems=(
+                    *intent.problems,
+                    *parts.view.problems(),
+                    *self._own_problems(),
+                    *self._address_problems(),
+                ),
                 failures=last.applied.problems if last is not None else (),
                 touched=parts.dataplane.touched(),
                 devices=parts.loop.devices,

@@ -279,6 +279,14 @@ RESYNC_INTERVAL: Setting[int] = Setting(
     "1 to 86400 seconds",
     "How often everything is read back from the kernel, beside the repair by events.",
 )
+WARM_ADDRESSES: Setting[int] = Setting(
+    "CALICO_PY_WARM_ADDRESSES",
+    "8",
+    spellings.number(0, 64),
+    Section.NETWORK,
+    "0 to 64",
+    "Addresses of each family that the node keeps reserved, so that a pod waits for no API; 0 keeps none.",
+)
 
 KUBECONFIG: Setting[str] = Setting(
     "KUBECONFIG",
@@ -406,6 +414,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     ENGINE,
     MTU,
     RESYNC_INTERVAL,
+    WARM_ADDRESSES,
     KUBECONFIG,
     DATASTORE,
     LOG_LEVEL,
