@@ -78,7 +78,7 @@ class ExaBGPSpeaker:
                 if reason != told:
                     told = reason
                     yield SpeakerLost(reason)
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+                await _pause(backoff)
                 backoff = min(backoff * 2, BACKOFF_LONGEST)
                 continue
             backoff, told = BACKOFF_FIRST, ""
@@ -91,6 +91,7 @@ class ExaBGPSpeaker:
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
             yield SpeakerLost("the BGP speaker ended or dropped the connection; waiting for it to come back")
+            await _pause(BACKOFF_FIRST)  # another agent may have taken the place: no race for it
 
     async def _converse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -152,6 +153,10 @@ class ExaBGPSpeaker:
             link.sessions = {peer: state for peer, state in link.sessions.items() if peer in self._peers}
             loop.call_later(LOAD_PATIENCE, self._advance)
         return loop.time() - link.asked_at < LOAD_PATIENCE
+
+
+async def _pause(longest: float) -> None:
+    await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
 
 
 class _Link:
