@@ -214,6 +214,12 @@ class Cluster:
         raise AssertionError(f"{node.name}: no sandbox of pod {uid}")
 
 
+def answers(made: Cluster) -> bool:
+    """Whether the API server is ready."""
+    done = subprocess.run(made.kubectl.command("get", "--raw", "/readyz"), capture_output=True, check=False)
+    return done.returncode == 0
+
+
 def wait_until(condition: Callable[[], object], *, within: float = 60.0, what: str = "") -> float:
     """Wait for a condition; the seconds that it took."""
     begun = time.monotonic()
@@ -345,12 +351,7 @@ def _wait_for_api(made: Cluster) -> None:
     certificate = made.plan.authority
     wait_until(certificate.exists, what="kube-apiserver makes its certificate")
     write_kubeconfig(made.kubectl.kubeconfig, made.plan.url, token=made.plan.token, authority=certificate)
-    wait_until(lambda: _answers(made), what=f"kube-apiserver is ready; see {made.log('kube-apiserver')}")
-
-
-def _answers(made: Cluster) -> bool:
-    done = subprocess.run(made.kubectl.command("get", "--raw", "/readyz"), capture_output=True, check=False)
-    return done.returncode == 0
+    wait_until(lambda: answers(made), what=f"kube-apiserver is ready; see {made.log('kube-apiserver')}")
 
 
 def import_image(node: Node, archive: Path) -> None:

@@ -1,4 +1,4 @@
-"""The mode of the pool is changed under traffic: by kubectl apply, and by the environment of the DaemonSet."""
+"""Changes under traffic between pods of all nodes: rolling updates, and the mode of the pool in all ways."""
 
 import json
 import time
@@ -13,6 +13,7 @@ from tests.cluster.traffic import POOL, one_on_each_node, set_mode, traffic
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1800), pytest.mark.usefixtures("installed")]
 
+TUNNEL_GAP = 6000.0  # milliseconds that a node's userspace tunnel may stand still while its image changes
 AGENTS = ("--namespace=kube-system", "daemonset/calico-node")
 
 
@@ -21,6 +22,38 @@ def pods(kube: Cluster) -> Iterator[list[Pod]]:
     """One pod on each node."""
     with one_on_each_node(kube) as made:
         yield made
+
+
+def restart(kube: Cluster, name: str) -> float:
+    """Roll a DaemonSet; the seconds that it took."""
+    begun = time.monotonic()
+    kube.kubectl("rollout", "restart", f"daemonset/{name}", "--namespace=kube-system")
+    rolled_out(kube, name)
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("mode", ["Always", "Never"])
+@pytest.mark.parametrize("name", ["calico-node", "calico-py-speaker"])
+def test_a_rolling_update_loses_nothing(kube: Cluster, pods: list[Pod], name: str, mode: str) -> None:
+    set_mode(kube, mode)
+    with traffic(pods) as flows:
+        restart(kube, name)
+        time.sleep(1)
+        flows.expect_no_loss()
+
+
+def test_the_tunnel_s_update_stands_still_for_a_moment(kube: Cluster, pods: list[Pod]) -> None:
+    """Which shows as well that these tests see a loss."""
+    set_mode(kube, "Always")
+    with traffic(pods) as flows:
+        restart(kube, "calico-py-tunnel")
+        time.sleep(2)
+        results = flows.stop()
+    gaps = {pair: max(result.there.gap, result.back.gap) for pair, result in results.items()}
+    print(f"\nthe userspace tunnel's update, longest gaps in milliseconds: {gaps}")
+    for pair, result in results.items():
+        assert result.lost > 0, pair
+        assert gaps[pair] < TUNNEL_GAP, result.lines(*pair)
 
 
 def test_kubectl_apply_of_the_pool_loses_nothing(kube: Cluster, pods: list[Pod]) -> None:
@@ -39,7 +72,7 @@ def test_kubectl_apply_of_the_pool_loses_nothing(kube: Cluster, pods: list[Pod])
 def test_the_environment_of_the_daemonset_changes_the_pool_it_made(kube: Cluster, pods: list[Pod]) -> None:
     """With a slow rollout, amid which an agent of the old template restarts and must not take the change back."""
     give_the_pool_back(kube)
-    set_rollout(kube, 20)
+    set_rollout(kube, 6)
     with traffic(pods) as flows:
         kube.kubectl("set", "env", *AGENTS, "CALICO_IPV4POOL_IPIP=Never")
         wait_until(
