@@ -10,15 +10,22 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
 DEMO_PACKAGES := gcc libc6-dev python3-venv iproute2 nftables tcpdump iputils-ping util-linux
-TEST_PACKAGES := $(DEMO_PACKAGES) bird2 busybox-static conntrack containernetworking-plugins cpio etcd-server iperf3 kmod procps qemu-system-x86
+IMAGE_PACKAGES := mmdebstrap python3-venv
+TEST_PACKAGES := $(DEMO_PACKAGES) $(IMAGE_PACKAGES) bird2 busybox-static conntrack containerd containernetworking-plugins cpio etcd-server iperf3 iptables kmod procps qemu-system-x86 runc
 
-.PHONY: help demo test check bench docs clean packages-demo packages-test kubectl go
+.PHONY: help demo demo-kube image test check bench docs clean packages-demo packages-image packages-test kubectl go
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 demo: packages-demo $(VENV)/.run kubectl ## a cluster on this machine: pods over IPIP, then BGP, without a lost packet (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/calico-py lab demo
+
+demo-kube: packages-test $(VENV)/.dev kubectl go ## the same on real Kubernetes: kubelets, containerd, kubectl apply -k deploy/ (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.cluster.demo $(ARGS)
+
+image: packages-image $(VENV)/.dev ## the container image, as build/calico-py.tar (root)
+	@$(BIN)/python -m deploy.image $(ARGS)
 
 test: packages-test $(VENV)/.dev kubectl go ## every test, with real kernels, API servers and BGP peers (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) $(ARGS)
@@ -54,6 +61,9 @@ endef
 
 packages-demo:
 	$(call install,$(DEMO_PACKAGES))
+
+packages-image:
+	$(call install,$(IMAGE_PACKAGES))
 
 packages-test:
 	$(call install,$(TEST_PACKAGES))
