@@ -270,7 +270,8 @@ def measure(kinds: tuple[Kind, ...], warm_agent: Served, new_pod: Callable[[], N
         median = {name: statistics.median(some) for name, some in times.items()}
         for name, limit in LIMITS.items():
             assert median[name] <= limit * median[PTP], f"{verb} {name}: more than {limit} of {PTP} in the same run"
-    assert warm_agent.count()["served"] >= ROUNDS, "each of the pods that came one by one got a warm address"
+    blocks = ROUNDS // 64 + 1  # at the end of each the next is claimed by the ADD that finds no address left
+    assert warm_agent.count()["served"] >= ROUNDS - blocks, "pods that come one by one get warm addresses"
     for number in AT_ONCE:
         for kind in kinds:
             many = [new_pod() for _ in range(number)]
