@@ -86,6 +86,11 @@ class Node:
         with inside(self.namespace):
             Path("/proc/sys/net", name).write_text(value)
 
+    def setting(self, name: str) -> str:
+        """The value of net.NAME."""
+        with inside(self.namespace):
+            return Path("/proc/sys/net", name).read_text().strip()
+
     def make_tunnel(self, device: str = "tunl0", encapsulation: str = "ipip") -> None:
         """The device as the agent makes it."""
         mtu, port = (1480, "") if encapsulation == "ipip" else (1472, " port 8285")

@@ -10,11 +10,12 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 
 def test_on_a_kernel_with_ipip() -> None:
-    """The contract suite of the Kernel seam, the repair of tunl0, and the kernel's ipip against the engine."""
+    """The contract suite of the Kernel seam, the repair of tunl0, the kernel's ipip against the engine, and the toggle."""
     done = run_pytest_in_vm(
         "tests/contract/test_kernel_contract.py",
         "tests/vm/guest_tunl0.py",
         "tests/vm/guest_interop.py",
+        "tests/vm/guest_toggle.py",
         "-k",
         "not fake",
         timeout=800,
