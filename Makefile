@@ -11,7 +11,7 @@ PYTEST := $(BIN)/pytest
 
 DEMO_PACKAGES := gcc libc6-dev python3-venv iproute2 nftables tcpdump iputils-ping util-linux
 IMAGE_PACKAGES := mmdebstrap python3-venv
-TEST_PACKAGES := $(DEMO_PACKAGES) $(IMAGE_PACKAGES) bird2 busybox-static conntrack containerd containernetworking-plugins cpio etcd-server iperf3 iptables kmod procps qemu-system-x86 runc
+TEST_PACKAGES := $(DEMO_PACKAGES) $(IMAGE_PACKAGES) bird2 busybox-static conntrack containerd containernetworking-plugins cpio etcd-server iperf3 iptables kmod procps qemu-system-x86 qemu-user runc
 
 .PHONY: help demo demo-kube image test check bench docs clean packages-demo packages-image packages-test kubectl go
 
