@@ -65,7 +65,7 @@ def traces(node: Node) -> dict[str, str]:
         "addresses": "ip -brief address",
         "neighbours": "ip neighbour show nud permanent",
         "tables": "nft list tables | grep -i calico || true",
-        "files": "find /etc/cni /opt/cni /run/calico-py /var/lib/calico-py 2>/dev/null | sort",
+        "files": "find /etc/cni /opt/cni /run/calico-py /var/lib/calico-py ! -type d 2>/dev/null | sort",
         "settings": "sysctl -a --pattern 'net.ipv[46].(ip_forward|conf.(all|default|eth0)[.](forwarding|rp_filter))'",
     }
     return {name: node.run("sh", "-c", command) for name, command in commands.items()}

@@ -18,6 +18,12 @@ def test_nodes_become_ready_with_it(kube: Cluster, installed: Installed) -> None
     assert kube.ready_nodes() == set(kube.nodes)
 
 
+def test_the_scheduler_is_told_that_the_network_is_there(kube: Cluster) -> None:
+    for node in kube.get("nodes")["items"]:
+        (found,) = [each for each in node["status"]["conditions"] if each["type"] == "NetworkUnavailable"]
+        assert (found["status"], found["reason"]) == ("False", "CalicoPyIsUp")
+
+
 def test_no_container_is_privileged_and_none_restarted(kube: Cluster) -> None:
     for pod in kube.get("pods", "--namespace=kube-system")["items"]:
         for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", []):
