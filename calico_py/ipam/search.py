@@ -172,16 +172,18 @@ class Search:
         self._searching += 1
         try:
             await self.load()
-            ours = [cidr for cidr in self.own if pool_of(want.pools, cidr)]
-            want.count = most(sum(cidr.num_addresses for cidr in ours))
-            if not ours and want.config.auto_allocate_blocks:
+            if not self._ours(want) and want.config.auto_allocate_blocks:
                 async with self._exclusive():
                     taken = set(self._taken())
-                    if await (self._walk(want, taken) if taken else self._claim_unclaimed(want)):
-                        want.count = most(self.own[-1].num_addresses)
+                    if not self._ours(want):  # another request may have claimed one while this one waited
+                        await (self._walk(want, taken) if taken else self._claim_unclaimed(want))
+            want.count = most(sum(cidr.num_addresses for cidr in self._ours(want)))
             await self._take_own(want)
         finally:
             self._rest()
+
+    def _ours(self, want: Want) -> list[Network]:
+        return [cidr for cidr in self.own if pool_of(want.pools, cidr)]
 
     async def take_address(
         self, address: Address, pool: IPPool, owner: Attribute, config: IPAMConfiguration, got: list[Assigned]

@@ -31,11 +31,13 @@ BGP = ("eth0", "81")
 API = ("eth0", "80")
 
 
-def eventually(what: str, check: Callable[[], object], *, within: float = 10.0) -> None:
-    """Wait for a truth; what it returns last is told when it never comes."""
+def eventually(
+    what: str, check: Callable[[], object], *, within: float = 10.0, last: Callable[[], object] = lambda: ""
+) -> None:
+    """Wait for a truth; what was there instead is told when it never comes."""
     deadline = time.monotonic() + within
     while not (found := check()):
-        assert time.monotonic() < deadline, f"{what}: not within {within} s, last {found!r}"
+        assert time.monotonic() < deadline, f"{what}: not within {within} s, found {last() or found!r}"
         time.sleep(0.05)
 
 
@@ -84,13 +86,14 @@ class Cluster:
 
     def wait_for(self, *ways: tuple[str, str], nodes: Sequence[str] = NODES) -> None:
         """Until each route of each node goes one of these ways (device, protocol), and each way is in use."""
+        found: list[dict[str, tuple[str, str]]] = []
 
         def arrived() -> bool:
-            found = [self.routes(node) for node in nodes]
+            found[:] = [self.routes(node) for node in nodes]
             used = {way for routes in found for way in routes.values()}
             return used == set(ways) and all(len(routes) == len(NODES) - 1 for routes in found)
 
-        eventually(f"routes by {ways}", arrived)
+        eventually(f"routes by {ways}", arrived, last=lambda: found)
 
     def status(self, node: str = "node1") -> dict[str, Any]:
         """What a node says of itself; of every field that no agent answers, while there is none."""
