@@ -6,7 +6,7 @@ Nothing is written before API in-sync. Whatever happens only marks dirty; one pa
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
@@ -35,7 +35,7 @@ from calico_py.model.names import (
     NODE_TUNNEL_ENGINE_LABEL,
 )
 from calico_py.model.net import Family, Network, family
-from calico_py.model.nodes import Node
+from calico_py.model.nodes import Node, Sending
 from calico_py.model.speaker import Speaker
 from calico_py.routing.compute import compute_intent
 
@@ -96,6 +96,8 @@ class Loop:
         self._own = own
         self._tunnel_address = tunnel_address
         self._receiver: Receiver | None = None
+        self._announced = False
+        self._sending: Mapping[str, Sending] | None = None
         self._pause = DEBOUNCE
         self._began: float | None = None
         self._dirty = asyncio.Event()
@@ -215,22 +217,29 @@ class Loop:
         return {NODE_AS_NUMBER: str(number)} if number is not None else {}
 
     def _publish(self, done: Pass) -> None:
-        """Tell the others what is now true: after apply, never before."""
+        """Tell the others what is now true: after apply, never before.
+
+        What was said before is remembered, and read from the annotations only by the first pass. They are seen later
+        than they are written: what is said by what is seen would follow itself round for ever.
+        """
         me = done.state.nodes[self._config.node]
         ipip = done.applied.ipip
+        if self._sending is None:
+            self._sending, self._announced = me.sending, _is_announced(me)
         up = ipip.ready and done.applied.filtered
-        stands = done.receiver.announced and ipip.address is not None and (up or _is_announced(me))
-        sending = compute_sending(
+        # An engine that restarts does not take the announcement back: it is there again in a moment.
+        self._announced = done.receiver.announced and ipip.address is not None and (up or self._announced)
+        sending = self._sending = compute_sending(
             _tunnel_routes(done.applied),
             done.intent.destinations,
             done.state.pools,
-            previous=me.sending,
+            previous=self._sending,
             now=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         userspace = done.receiver.open and ipip.engine == Engine.USERSPACE
         self._publisher.set(
             annotations={
-                NODE_IPV4_IPIP_TUNNEL: str(ipip.address) if stands else None,
+                NODE_IPV4_IPIP_TUNNEL: str(ipip.address) if self._announced else None,
                 NODE_SENDING: encode_sending(sending),
                 **self._as_annotation(),
             },
@@ -243,7 +252,7 @@ def _unobserved(_compute: float, _apply: float, _undone: bool) -> None:
 
 
 def _is_announced(me: Node) -> bool:
-    """Whether the annotation stands. An engine that restarts does not take it back: it is there again in a moment."""
+    """Whether the annotation stands, as far as is known."""
     return me.ipip_tunnel is not None
 
 

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from ipaddress import ip_interface, ip_network
 from pathlib import Path as FilePath
+from typing import TypeVar
 
 from calico_py.agent.config import load_config
 from calico_py.agent.loop import Loop
@@ -27,11 +28,13 @@ from calico_py.model.speaker import (
     SessionChanged,
     SpeakerEvent,
 )
-from calico_py.model.store import UnavailableError
+from calico_py.model.store import Kind, UnavailableError, WatchEvent
 from tests.fakes.convergence import Surroundings, converging
 from tests.fakes.kernel import FakeKernel
+from tests.fakes.slow import SlowStore
 from tests.fakes.store import MemoryStore
 
+R = TypeVar("R")
 ME = "node1"
 POOL = "default"
 
@@ -76,11 +79,13 @@ class OneNode:
 
     Attributes:
         refuse_patches: the API server takes none of the agent's patches of its Node.
+        late: seconds by which the agent hears of what changes in the API.
     """
 
     def __init__(self, state_dir: FilePath, *, kernel_ipip: bool = True) -> None:
         self.refuse_patches = False
         self.store = MemoryStore()
+        self.late = 0.0
         self.kernel = FakeKernel(ipip=kernel_ipip)
         self.speaker = FakeSpeaker()
         self.passes = 0
@@ -144,7 +149,11 @@ class OneNode:
         """One life of the agent; yields once API in-sync was reached and a pass was made."""
         config = load_config({"NODENAME": ME, "IP": "192.168.1.11/24", **environment}, hostname=ME)
         around = Surroundings(
-            self.store, self.store.with_fault(self._refused), self.kernel, self.speaker, self._state_dir
+            _LateStore(self.store, self),
+            self.store.with_fault(self._refused),
+            self.kernel,
+            self.speaker,
+            self._state_dir,
         )
         async with converging(config, around, tunnel_address=tunnel_address, observe=self._observed) as running:
             self.loop, self.view = running.loop, running.view
@@ -156,6 +165,23 @@ class OneNode:
 
     def _observed(self, _compute: float, _apply: float, _undone: bool) -> None:
         self.passes += 1
+
+
+class _LateStore(SlowStore):
+    """A store whose watch tells late."""
+
+    def __init__(self, store: MemoryStore, node: OneNode) -> None:
+        super().__init__(store, lambda: 0)
+        self._node = node
+
+    async def watch(
+        self, kind: Kind[R], *, resource_version: str, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[WatchEvent[R]]:
+        found = self._store.watch(kind, resource_version=resource_version, labels=labels, fields=fields)
+        async for event in found:
+            if self._node.late:
+                await asyncio.sleep(self._node.late)
+            yield event
 
 
 def block(number: int) -> str:

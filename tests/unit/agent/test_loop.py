@@ -217,3 +217,37 @@ async def test_a_pass_that_does_not_end_is_told(node: OneNode, monkeypatch: pyte
         await asyncio.sleep(0.1)
         assert not loop.stuck
         await until(lambda: "has not ended" in loop.stuck)
+
+
+async def test_what_is_published_settles_whoever_writes_it(node: OneNode) -> None:
+    """What is said must not follow what is seen: the two would chase each other for ever, an API write each time."""
+    await node.prepare(EncapMode.ALWAYS)
+    await node.annotate("node2", NODE_IPV4_IPIP_TUNNEL, "10.244.2.1")
+    async with node.agent():
+        await until(lambda: node.device(block(2)) == "tunl0")
+        await node.quiet()
+        said = (await node.annotations())[NODE_SENDING]
+        node.late = 0.05
+        await node.annotate(ME, NODE_SENDING, said.replace("20", "19", 1))
+        await asyncio.sleep(0.5)
+        before = (await node.store.get(NODES, ME)).meta.resource_version
+        await asyncio.sleep(0.5)
+        assert (await node.store.get(NODES, ME)).meta.resource_version == before
+        assert (await node.annotations())[NODE_SENDING] == said
+
+
+async def test_an_announcement_removed_while_the_engine_is_away_is_put_back(tmp_path: Path) -> None:
+    node = OneNode(tmp_path, kernel_ipip=False)
+    await node.prepare(EncapMode.ALWAYS)
+    async with node.agent():
+        await until(lambda: node.link("tunl0") is not None)
+        node.kernel.set_carrier("tunl0", running=True)
+        await until(lambda: NODE_IPV4_IPIP_TUNNEL in node.view.nodes.objects[ME].meta.annotations)
+        await node.quiet()
+        before = (await node.annotations())[NODE_IPV4_IPIP_TUNNEL]
+        node.kernel.set_carrier("tunl0", running=False)
+        await node.quiet()
+        node.late = 0.05
+        await node.annotate(ME, NODE_IPV4_IPIP_TUNNEL, None)
+        await asyncio.sleep(0.3)
+        assert (await node.annotations()).get(NODE_IPV4_IPIP_TUNNEL) == before
