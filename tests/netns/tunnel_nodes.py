@@ -268,6 +268,24 @@ class Cluster:
             ip("-n", self._switch, "link", "set", f"port{node.number}", "mtu", str(mtu))
             node.ip("link", "set", "eth0", "mtu", str(mtu))
 
+    def move_to_second_subnet(self, node: Node) -> None:
+        """Its address becomes 192.168.2.N; the switch routes between the two, and knows nothing of pods."""
+        node.address = f"192.168.2.{node.number}"
+        batch(
+            node.namespace,
+            "addr flush dev eth0 scope global",
+            f"addr add {node.address}/24 dev eth0",
+            "route add default via 192.168.2.254",
+        )
+        batch(self._switch, "addr add 192.168.1.254/24 dev br0", "addr add 192.168.2.254/24 dev br0")
+        with inside(self._switch):
+            for name, value in (
+                ("ip_forward", "1"),
+                ("conf/all/send_redirects", "0"),
+                ("conf/br0/send_redirects", "0"),
+            ):
+                Path("/proc/sys/net/ipv4", name).write_text(value)
+
     def tunnel(self, device: str = "tunl0", encapsulation: str = "ipip") -> None:
         """Tunnel devices, all routes on them, engines."""
         for node in self.nodes:

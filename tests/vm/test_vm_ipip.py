@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 
 def test_on_a_kernel_with_ipip() -> None:
-    """The contract suite of the Kernel seam, the repair of tunl0, the kernel's ipip against the engine, and the toggle."""
+    """The contract suite of the Kernel seam, tunl0 mended, the kernel's ipip against the engine, the toggle."""
     done = run_pytest_in_vm(
         "tests/contract/test_kernel_contract.py",
         "tests/vm/guest_tunl0.py",
