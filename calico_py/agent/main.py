@@ -153,7 +153,9 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
     plugin = Plugin(
         wiring=agent.wiring,
         addresses=warm,
-        surroundings=Surroundings(ready=agent.not_ready, families=agent.families, mtu=agent.pod_mtu),
+        surroundings=Surroundings(
+            ready=agent.not_ready, families=agent.families, mtu=agent.pod_mtu, pod_facts=agent.view.lookup.find
+        ),
         deferred=DeferredDels(STATE / "del"),
     )
     work = ClusterWork(agent, warm.problems)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from calico_py.agent.pod_facts import PodLookup
 from calico_py.kube.reflector import Reflector
 from calico_py.model.bgp import BGPConfiguration, FelixConfiguration
 from calico_py.model.blocks import IPAMConfiguration
@@ -73,6 +74,7 @@ class ClusterView:
         self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change)
         self.ipam = Reflector(store, IPAM_CONFIGURATIONS, on_change)
         self.reservations = Reflector(store, IP_RESERVATIONS, on_change)
+        self.lookup = PodLookup(store, node)
 
     def reflectors(self) -> tuple[Reflector, ...]:  # type: ignore[type-arg]  # of different kinds
         """Each of them."""
@@ -86,6 +88,8 @@ class ClusterView:
             self.felix,
             self.ipam,
             self.reservations,
+            self.lookup.pods,
+            self.lookup.namespaces,
         )
 
     async def run(self) -> None:

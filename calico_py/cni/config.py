@@ -13,7 +13,7 @@ from typing import Any
 
 from calico_py.cni.errors import CNIError, Code
 from calico_py.cni.wire import Request
-from calico_py.model.net import Address, InvalidError, parse_address, parse_interface
+from calico_py.model.net import FAMILIES, Address, Family, InvalidError, parse_address, parse_interface
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
@@ -56,7 +56,8 @@ class NetworkConfig:
     Attributes:
         version: cniVersion, one of VERSIONS.
         mtu: of the pod's interface, bytes; 0 leaves it to the agent.
-        pools: names or CIDRs of the pools to take addresses from (ipam.ipv4_pools, ipam.ipv6_pools).
+        ipv4_pools, ipv6_pools: names or CIDRs of the pools to take addresses from (of the section ipam).
+        families: without those that ipam.assign_ipv4 or ipam.assign_ipv6 turns off.
         dns: passed on in the result.
         previous: prevResult.
         valid_attachments: container ids that GC leaves alone; None where the key is absent.
@@ -65,7 +66,9 @@ class NetworkConfig:
     version: str
     name: str = ""
     mtu: int = 0
-    pools: tuple[str, ...] = ()
+    ipv4_pools: tuple[str, ...] = ()
+    ipv6_pools: tuple[str, ...] = ()
+    families: tuple[Family, ...] = FAMILIES
     dns: Json = field(default_factory=dict)
     previous: Json | None = None
     valid_attachments: frozenset[str] | None = None
@@ -77,9 +80,12 @@ class Call:
 
     Attributes:
         netns: path of the pod's namespace as the runtime names it.
-        namespace, pod: from CNI_ARGS; empty where the runtime is not Kubernetes'.
-        addresses: asked for by CNI_ARGS or by the capability ``ips``.
+        namespace, pod, uid: from CNI_ARGS; empty where the runtime is not Kubernetes', or does not say.
+        addresses: asked for by CNI_ARGS, by the capability ``ips``, or by the pod.
         mac: asked for likewise, or empty.
+        pools: names or CIDRs of those to take addresses from; empty for any.
+        families: that the pod asks for; empty for all that the node has.
+        namespace_labels: of the pod's namespace; None where they are not known.
     """
 
     verb: Verb
@@ -89,8 +95,12 @@ class Call:
     netns: str = ""
     namespace: str = ""
     pod: str = ""
+    uid: str = ""
     addresses: tuple[Address, ...] = ()
     mac: str = ""
+    pools: tuple[str, ...] = ()
+    families: tuple[Family, ...] = ()
+    namespace_labels: Mapping[str, str] | None = None
 
 
 def version_of(stdin: bytes) -> str:
@@ -130,8 +140,10 @@ def parse_call(request: Request) -> Call:
         netns=env.get("CNI_NETNS", ""),
         namespace=args.get("K8S_POD_NAMESPACE", ""),
         pod=args.get("K8S_POD_NAME", ""),
+        uid=args.get("K8S_POD_UID", ""),
         addresses=_parse_addresses(args, runtime, document) if verb == Verb.ADD else (),
-        mac=_parse_mac(args.get("MAC") or runtime.get("mac") or "") if verb == Verb.ADD else "",
+        mac=parse_mac(args.get("MAC") or runtime.get("mac") or "") if verb == Verb.ADD else "",
+        pools=(*config.ipv4_pools, *config.ipv6_pools),
     )
 
 
@@ -180,22 +192,34 @@ def _parse_config(verb: Verb, document: Json) -> NetworkConfig:
         version,
         name=name,
         mtu=mtu,
-        pools=_parse_pools(document),
+        ipv4_pools=_parse_pools(document, "ipv4_pools"),
+        ipv6_pools=_parse_pools(document, "ipv6_pools"),
+        families=_parse_families(document),
         dns=_mapping(document, "dns"),
         previous=_parse_previous(verb, document),
         valid_attachments=_parse_attachments(document) if verb == Verb.GC else None,
     )
 
 
-def _parse_pools(document: Json) -> tuple[str, ...]:
+def _parse_pools(document: Json, key: str) -> tuple[str, ...]:
+    found = _mapping(document, "ipam").get(key) or []
+    if not isinstance(found, list) or not all(isinstance(pool, str) for pool in found):
+        raise _invalid(f"ipam.{key}", found, "a list of names or CIDRs of IPPools")
+    return tuple(found)
+
+
+def _parse_families(document: Json) -> tuple[Family, ...]:
+    """Calico's switches are strings; a family is on unless its switch is off."""
     ipam = _mapping(document, "ipam")
-    pools: list[str] = []
-    for key in ("ipv4_pools", "ipv6_pools"):
-        found = ipam.get(key) or []
-        if not isinstance(found, list) or not all(isinstance(pool, str) for pool in found):
-            raise _invalid(f"ipam.{key}", found, "a list of names or CIDRs of IPPools")
-        pools += found
-    return tuple(pools)
+    families = []
+    for of in FAMILIES:
+        key = f"assign_ipv{of}"
+        found = ipam.get(key, True)
+        if found not in (True, False, "true", "false"):
+            raise _invalid(f"ipam.{key}", found, '"true" or "false"')
+        if found in (True, "true"):
+            families.append(of)
+    return tuple(families)
 
 
 def _parse_previous(verb: Verb, document: Json) -> Json | None:
@@ -263,7 +287,12 @@ def _parse_addresses(args: Mapping[str, str], runtime: Json, document: Json) -> 
     return tuple(addresses)
 
 
-def _parse_mac(found: object) -> str:
+def parse_mac(found: object) -> str:
+    """A MAC address in lower case; empty for none.
+
+    Raises:
+        CNIError: it is something else.
+    """
     if found and not (isinstance(found, str) and _MAC.fullmatch(found)):
         raise _invalid("mac", found, "six pairs of hexadecimal digits joined by ':'")
     return str(found).lower()

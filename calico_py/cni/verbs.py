@@ -7,7 +7,7 @@ for later (deferred). Calls for one container follow each other; different conta
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from calico_py.cni.errors import CNIError, Code
 from calico_py.cni.results import render_add, render_versions
 from calico_py.cni.turns import Turns
 from calico_py.cni.wire import Request
+from calico_py.cni.wishes import PodFacts, with_wishes
 from calico_py.ipam.requests import Assigned, AssignRequest, ContendedError, IPAMError, Release, Released
 from calico_py.model import names
 from calico_py.model.net import Family, InvalidError
@@ -26,6 +27,7 @@ from calico_py.model.wiring import PodLink, PodWiring, WiringError
 
 ASSIGN_SECONDS = 60.0  # below the shim's patience, so that a failed ADD is told and undone
 RELEASE_SECONDS = 5.0
+FACTS_SECONDS = 10.0
 
 _LATER = (StoreError, ContendedError, TimeoutError)  # what passes by itself
 
@@ -52,6 +54,10 @@ class Addresses(Protocol):
         ...
 
 
+async def _no_facts(_namespace: str, _name: str, _uid: str) -> PodFacts:
+    return PodFacts()
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the agent knows and an ADD must ask at the time.
@@ -60,11 +66,13 @@ class Surroundings:
         ready: a sentence why no ADD can be served now; empty if it can.
         families: those for which this node has a pool.
         mtu: of pods' interfaces, bytes.
+        pod_facts: what the API says of a pod, by namespace, name and uid; may raise StoreError.
     """
 
     ready: Callable[[], str]
     families: Callable[[], tuple[Family, ...]]
     mtu: Callable[[], int]
+    pod_facts: Callable[[str, str, str], Awaitable[PodFacts]] = _no_facts
 
 
 class Plugin:
@@ -164,6 +172,7 @@ class Plugin:
         await self._worked_off.wait()
         async with self._turns.of(call.container_id):
             await self._require_detached(call, request)
+            call = await self._with_wishes(call)
             assigned = await self._assign(call, request)
             link = new_link(call, [one.address for one in assigned], mtu=self._around.mtu())
             try:
@@ -189,8 +198,22 @@ class Plugin:
                 f"{call.container_id}: its addresses could not be released so far",
             )
 
+    async def _with_wishes(self, call: Call) -> Call:
+        if not call.pod:
+            return call
+        try:
+            async with asyncio.timeout(FACTS_SECONDS):
+                facts = await self._around.pod_facts(call.namespace, call.pod, call.uid)
+        except _LATER as error:
+            raise CNIError(
+                Code.TRY_AGAIN_LATER,
+                "cannot read the pod's annotations now, try again later",
+                f"pod {call.namespace}/{call.pod}: {_told(error)}",
+            ) from None
+        return with_wishes(call, facts)
+
     async def _assign(self, call: Call, request: Request) -> Sequence[Assigned]:
-        families = self._around.families()
+        families = _families(call, self._around.families())
         if not families and not call.addresses:
             raise CNIError(
                 Code.ADDRESSES, "no address for the pod", "no IPPool is enabled and selects this node: apply one"
@@ -200,7 +223,8 @@ class Plugin:
             secondary={key: value for key, value in (("namespace", call.namespace), ("pod", call.pod)) if value},
             families=families,
             requested=call.addresses,
-            pools=call.config.pools,
+            pools=call.pools,
+            namespace_labels=call.namespace_labels,
         )
         try:
             async with asyncio.timeout(ASSIGN_SECONDS):
@@ -292,6 +316,19 @@ class Plugin:
                 failures.append(f"{container_id}: {_told(error)}")
         if failures:
             raise CNIError(Code.TRY_AGAIN_LATER, "not all could be removed, try again later", "; ".join(failures))
+
+
+def _families(call: Call, of_node: tuple[Family, ...]) -> tuple[Family, ...]:
+    """Those that the pod gets. What it asks for it must get; what the configuration turns off it may ask for."""
+    missing = [of for of in call.families if of not in of_node]
+    if missing and not call.addresses:
+        raise CNIError(
+            Code.ADDRESSES,
+            "no address for the pod",
+            f"pod {call.namespace}/{call.pod}, annotation ipFamilies: found IPv{missing[0]}, of which this node has no "
+            "address or no enabled IPPool",
+        )
+    return call.families or tuple(of for of in of_node if of in call.config.families)
 
 
 def _require_netns(call: Call, request: Request, netns: int | None) -> int:

@@ -15,6 +15,7 @@ from calico_py.cni.deferred import DeferredDels
 from calico_py.cni.errors import CNIError, Code
 from calico_py.cni.verbs import Plugin, Surroundings
 from calico_py.cni.wire import Request
+from calico_py.cni.wishes import PodFacts
 from calico_py.ipam.requests import ContendedError
 from calico_py.model.net import Family
 from calico_py.model.store import StoreError, UnavailableError
@@ -33,13 +34,21 @@ class Node:
     addresses: FakeAddresses = field(default_factory=FakeAddresses)
     steps: list[str] = field(default_factory=list)
     families: tuple[Family, ...] = (4,)
+    facts: PodFacts | StoreError = field(default_factory=PodFacts)
+
+    async def pod_facts(self, _namespace: str, _name: str, _uid: str) -> PodFacts:
+        if isinstance(self.facts, StoreError):
+            raise self.facts
+        return self.facts
 
     def __post_init__(self) -> None:
         self.deferred = DeferredDels(self.folder / "del")
         self.plugin = Plugin(
             wiring=self.wiring,
             addresses=self.addresses,
-            surroundings=Surroundings(ready=lambda: "", families=lambda: self.families, mtu=lambda: 1450),
+            surroundings=Surroundings(
+                ready=lambda: "", families=lambda: self.families, mtu=lambda: 1450, pod_facts=self.pod_facts
+            ),
             deferred=self.deferred,
         )
         self.wiring.fault = lambda verb, _container: self.steps.append(verb)
@@ -316,3 +325,41 @@ async def test_a_previous_result_that_is_none(node: Node, previous: dict[str, An
     with pytest.raises(CNIError) as caught:
         await node.call("CHECK", prevResult=previous)
     assert caught.value.code == code
+
+
+async def test_what_the_pod_asks_for_reaches_the_allocator_and_the_interface(node: Node) -> None:
+    await node.start()
+    prefix = "cni.projectcalico.org/"
+    own = {f"{prefix}ipv4pools": '["special"]', f"{prefix}hwAddr": "02:00:00:00:00:07"}
+    node.facts = PodFacts(own, {f"{prefix}ipFamilies": '["IPv4"]'}, {"team": "a"})
+    node.families = (4, 6)
+    await node.call("ADD")
+    (asked,) = node.addresses.requests
+    assert (asked.pools, asked.families, asked.namespace_labels) == (("special",), (4,), {"team": "a"})
+    (link,) = node.wiring.links.values()
+    assert link.mac == "02:00:00:00:00:07"
+
+
+async def test_a_family_that_the_pod_asks_for_and_the_node_lacks_is_an_error(node: Node) -> None:
+    await node.start()
+    node.facts = PodFacts({"cni.projectcalico.org/ipFamilies": '["IPv4", "IPv6"]'})
+    with pytest.raises(CNIError, match="ipFamilies: found IPv6") as caught:
+        await node.call("ADD")
+    assert caught.value.code == Code.ADDRESSES
+    assert node.steps == []
+
+
+async def test_a_family_that_the_configuration_turns_off_is_not_given(node: Node) -> None:
+    await node.start()
+    node.families = (4, 6)
+    await node.call("ADD", ipam={"assign_ipv6": "false"})
+    assert node.addresses.requests[0].families == (4,)
+
+
+async def test_a_pod_whose_annotations_cannot_be_read_is_tried_again(node: Node) -> None:
+    await node.start()
+    node.facts = UnavailableError("connection refused")
+    with pytest.raises(CNIError, match="connection refused") as caught:
+        await node.call("ADD")
+    assert caught.value.code == Code.TRY_AGAIN_LATER
+    assert node.steps == []
