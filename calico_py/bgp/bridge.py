@@ -34,6 +34,7 @@ VERSION = 1
 CHUNK = 100  # prefixes in one announcement line
 SYNC_LIMIT = 120.0  # seconds that a peer without End-of-RIB gets before its stale paths go
 PROBE_FIRST, PROBE_LONGEST = 0.05, 2.0  # seconds between the tries of a reload
+ANSWER_LIMIT = 5.0  # seconds after which a question is asked again
 RELOAD_LIMIT = 20.0  # seconds for ExaBGP to load its configuration
 RETIRE_LIMIT = 3.0  # seconds for the withdrawals to a neighbour that is about to go
 MAX_PATHS = 100_000  # of one neighbour, to bound the memory; the agent's own limit is far below
@@ -73,7 +74,8 @@ class Bridge:
         self.unread = 0  # lines that could not be understood
         self.save = False
         self._peers: set[str] | None = None  # as configured; None: those of the file that ExaBGP started with
-        self._wanted: tuple[str, int] | None = None
+        self._wanted: str | None = None  # digest of the configuration that is to be loaded
+        self._sample = ""  # the neighbour by which that is seen; empty for all
         self._give_up_at = 0.0
         self._probe_at: float | None = None
         self._delay = PROBE_FIRST
@@ -135,6 +137,7 @@ class Bridge:
             session.since = now
         session.state, session.reason = state, reason
         if state == "up":
+            self.probes.pop(session.peer, None)
             session.granted, session.eor = session.opened, []
             if not session.granted.get("forwarding"):
                 self._tell_gone(session, session.drop_stale())
@@ -277,15 +280,20 @@ class Bridge:
         """Neighbours with which no BGP message was exchanged of late, with our address for each."""
         quiet = {}
         for peer, (local, _) in self.watched.items():
-            session = self.sessions.get(peer)
-            if session is None or (session.state != "up" and not session.opened and not session.refused):
+            if self._is_quiet(peer):
                 quiet[peer] = local
             else:
                 self.probes.pop(peer, None)
         return quiet
 
+    def _is_quiet(self, peer: str) -> bool:
+        session = self.sessions.get(peer)
+        return session is None or (session.state != "up" and not session.opened and not session.refused)
+
     def probed(self, peer: str, error: str, *, waiting: bool) -> None:
         """What the kernel says of it: an errno's name or nothing, and whether a SYN waits for its answer."""
+        if not self._is_quiet(peer):
+            return
         local, port = self.watched[peer]
         record = {
             "kind": "probe",
@@ -309,13 +317,16 @@ class Bridge:
     # Sessions
 
     def _reload(self, digest: str, peers: list[str], now: float) -> None:
+        # One neighbour's digest stands for the file, which is loaded as a whole: to show a neighbour costs 10 ms. Where
+        # none is left, one of those that were must be shown no more.
+        self._sample = min(peers, default=min(self._peers or (), default=""))
         self._peers = set(peers)
         for peer in self.sessions.keys() - self._peers:
             del self.sessions[peer]
         for peer in peers:
             self.retired.pop(peer, None)
         self._announce(self.sessions.values())  # one that was to go and now stays was told to forget all
-        self._wanted = (digest, len(peers))
+        self._wanted = digest
         self._give_up_at = now + RELOAD_LIMIT
         self._delay = PROBE_FIRST
         self._write("reload")
@@ -326,7 +337,8 @@ class Bridge:
             self.retired[peer] = now + RETIRE_LIMIT
         self._sent = {}
         self._announce([self.sessions[peer] for peer in peers if peer in self.sessions])
-        self._probe_at = now + PROBE_FIRST
+        self._delay = PROBE_FIRST
+        self._probe_at = now + self._delay
 
     @property
     def deadline(self) -> float | None:
@@ -346,10 +358,12 @@ class Bridge:
         if self._probe_at is None or now < self._probe_at:
             return
         self._digests = []
-        self._write("show neighbor configuration")
+        if self._wanted is not None:
+            self._write(f"show neighbor configuration {self._sample}".rstrip())
         self._write("show neighbor json")
+        # The next question waits for the answer; ExaBGP may take a second to load 500 neighbours.
         self._delay = min(self._delay * 2, PROBE_LONGEST)
-        self._probe_at = now + self._delay
+        self._probe_at = now + ANSWER_LIMIT
 
     def _text_line(self, line: str, now: float) -> None:
         if line.startswith("description "):
@@ -358,12 +372,11 @@ class Bridge:
             self._answered(line, now)
 
     def _answered(self, line: str, now: float) -> None:
-        """Both answers have come: the neighbours' digests, and their counters."""
+        """Both answers have come: the digests of neighbours whose name holds the sample's, and everyone's counters."""
         if self._wanted is not None:
-            digest, number = self._wanted
-            if self._digests == [digest] * number:
-                self.digest, self._wanted = digest, None
-                self._tell(json.dumps({"kind": "configured", "digest": digest}))
+            if set(self._digests) == ({self._wanted} if self._peers else set()):
+                self.digest, self._wanted = self._wanted, None
+                self._tell(json.dumps({"kind": "configured", "digest": self.digest}))
             else:
                 self._write("reload")  # ExaBGP drops a reload while an UPDATE waits to be sent
         self._digests = []
@@ -380,8 +393,7 @@ class Bridge:
         for peer in flushed:
             del self.retired[peer]
             self._tell(json.dumps({"kind": "retired", "peer": peer}))
-        if self._wanted is None and not self.retired:
-            self._probe_at = None
+        self._probe_at = now + self._delay if self._wanted is not None or self.retired else None
 
     # Announcements
 

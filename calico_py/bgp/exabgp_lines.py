@@ -50,6 +50,14 @@ class Retired:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreached:
+    """Why no BGP message is exchanged with a peer. It says nothing of a session that is up."""
+
+    peer: Address
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class BadLine:
     """A line that makes no sense, and why."""
 
@@ -62,6 +70,7 @@ Record = (
     | Announced
     | Configured
     | Retired
+    | Unreached
     | BadLine
     | SessionChanged
     | PathAnnounced
@@ -129,7 +138,7 @@ def _session(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionCh
     )
 
 
-def _probe(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionChanged:
+def _probe(record: dict[str, Any], peers: Mapping[Address, Peer]) -> Unreached:
     peer = _address(record["peer"])
     configured = peers.get(peer)
     reason = ""
@@ -137,7 +146,7 @@ def _probe(record: dict[str, Any], peers: Mapping[Address, Peer]) -> SessionChan
         reason = why_unreached(
             configured, str(record["error"]), waiting=record["waiting"], tried=record["tried"], deaf=record["deaf"]
         )
-    return SessionChanged(peer=peer, state=SessionState.CONNECT, reason=reason)
+    return Unreached(peer, reason)
 
 
 def _path(record: dict[str, Any]) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 
 from calico_py.bgp import exabgp_config, exabgp_lines
 from calico_py.bgp.exabgp_config import ConfigError, SpeakerFiles
-from calico_py.bgp.exabgp_lines import Announced, AnnouncementKey, BadLine, Configured, Hello, Retired
+from calico_py.bgp.exabgp_lines import Announced, AnnouncementKey, BadLine, Configured, Hello, Retired, Unreached
 from calico_py.model.bgp import Advertisement, Peer, SessionState
 from calico_py.model.net import Address
 from calico_py.model.speaker import ReplayComplete, ReplayStarted, SessionChanged, SpeakerEvent, SpeakerLost
@@ -104,6 +104,9 @@ class ExaBGPSpeaker:
                 if isinstance(record, Hello | Announced | Configured | Retired):
                     link.note(record)
                     self._advance()
+                elif isinstance(record, Unreached):
+                    if link.sessions.get(record.peer) != SessionState.ESTABLISHED:
+                        yield SessionChanged(record.peer, SessionState.CONNECT, reason=record.reason)
                 elif isinstance(record, BadLine):
                     _log.warning("line of the bridge's ignored (%s): %s", record.reason, record.line)
                 else:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -147,6 +148,30 @@ async def test_a_peer_that_stalls_does_not_keep_others_out(tmp_path: Path) -> No
             stalled.stop()
             other.stop()
             third.stop()
+
+
+async def test_five_hundred_neighbours_make_nothing_slow(tmp_path: Path) -> None:
+    """ExaBGP takes 10 ms to show one of them: the proof of a reload asks for one only."""
+    async with running(tmp_path) as (wire, node, agent):
+        await eventually(node.files.socket.exists)
+        bird = Bird(wire, routes="route 10.50.0.0/26 blackhole;").start()
+        many = [neighbour(f"10.98.{n // 250}.{n % 250 + 1}") for n in range(500)]
+        try:
+            began = time.monotonic()
+            agent.want([neighbour(), *many], ["10.61.0.0/26"])
+            await eventually(lambda: bird.learned() == {"10.61.0.0/26"}, within=20)
+            loaded = time.monotonic()
+            agent.want([neighbour(), *many[1:]], ["10.61.0.0/26", "10.61.1.0/26"])
+            await eventually(lambda: bird.learned() == {"10.61.0.0/26", "10.61.1.0/26"})
+            changed = time.monotonic()
+            agent.want([neighbour(), *many[1:]], ["10.61.1.0/26"])
+            await eventually(lambda: bird.learned() == {"10.61.1.0/26"})
+            assert loaded - began < 15
+            assert changed - loaded < 6
+            assert time.monotonic() - changed < 3
+            assert agent.up()
+        finally:
+            bird.stop()
 
 
 async def test_a_peer_may_ask_for_all_again(tmp_path: Path) -> None:

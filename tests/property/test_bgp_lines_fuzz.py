@@ -100,7 +100,11 @@ def test_however_slowly_the_agent_reads_it_ends_with_the_same_table(actions: lis
             if not isinstance(event, exabgp_lines.Hello):
                 assert not isinstance(
                     event,
-                    exabgp_lines.BadLine | exabgp_lines.Announced | exabgp_lines.Configured | exabgp_lines.Retired,
+                    exabgp_lines.BadLine
+                    | exabgp_lines.Announced
+                    | exabgp_lines.Configured
+                    | exabgp_lines.Retired
+                    | exabgp_lines.Unreached,
                 )
                 rib.handle(event, 0.0)
 

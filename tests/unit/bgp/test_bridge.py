@@ -320,11 +320,13 @@ def test_a_reload_is_repeated_until_the_neighbours_show_its_digest() -> None:
     bridge.tick(bridge.deadline - 0.01)
     assert commands(bridge) == []
     bridge.tick(bridge.deadline)
-    assert commands(bridge) == ["show neighbor configuration", "show neighbor json"]
+    assert commands(bridge) == [f"show neighbor configuration {P}", "show neighbor json"]
     answer(bridge, ["d1"], 0.1)
     assert commands(bridge) == ["reload"], "dropped: once more"
-    answer(bridge, ["d2"], 0.2)
-    assert commands(bridge) == ["reload"], "one neighbour is missing"
+    answer(bridge, [], 0.2)
+    assert commands(bridge) == ["reload"], "the neighbour is not there yet"
+    answer(bridge, ["d2", "d1"], 0.2)
+    assert commands(bridge) == ["reload"], "two answers mixed"
     bridge.tick(bridge.deadline)
     commands(bridge)
     answer(bridge, ["d2", "d2"], 0.3)
@@ -372,6 +374,18 @@ def test_neighbours_that_exchange_no_message_are_probed_and_a_change_is_told_onc
     assert told(bridge)[-1] == expected, "an agent that comes later is told as well, once it knows what should be"
     down(bridge, "10.0.0.4")
     assert told(bridge) == [], "one more attempt that failed says less"
+
+
+def test_nothing_is_said_of_a_probe_once_the_session_is_up() -> None:
+    bridge = Bridge("d1")
+    watch(bridge, P)
+    bridge.probed(P, "ENETUNREACH", waiting=False)
+    bridge.agent_connected(0.0)
+    up(bridge)
+    told(bridge)
+    watch(bridge, P)
+    bridge.probed(P, "", waiting=False)
+    assert told(bridge) == []
 
 
 @pytest.mark.parametrize("error", [pytest.param("", marks=pytest.mark.root), "ECONNREFUSED"])
@@ -436,9 +450,13 @@ def test_a_configuration_without_neighbours_is_proved_by_their_absence() -> None
     bridge = Bridge("d1")
     bridge.agent_connected(0.0)
     told(bridge)
-    bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": []}), 0.0)
-    bridge.tick(1.0)
+    bridge.agent_line(json.dumps({"do": "sessions", "digest": "d0", "peers": [P, Q]}), 0.0)
+    answer(bridge, ["d0"], 0.5)
+    told(bridge)
+    bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": []}), 0.9)
     commands(bridge)
+    bridge.tick(1.0)
+    assert commands(bridge) == [f"show neighbor configuration {P}", "show neighbor json"]
     answer(bridge, ["d1"], 1.1)
     assert commands(bridge) == ["reload"]
     bridge.tick(5.0)
