@@ -110,16 +110,32 @@ class Leader:
         self._pools_changed.set()
 
     async def run(self) -> None:
-        """Take part in the election, and do the work while leading, for ever."""
+        """Take part in the election, and do the work while leading, for ever.
+
+        Not while this node has no Node object: it was deleted, and its own addresses are what others are to collect.
+        """
         await self._view.wait_in_sync()
+        while True:
+            await self._until(self._has_node)
+            async with asyncio.TaskGroup() as tasks:
+                part = tasks.create_task(self._take_part(), name="leader: taking part")
+                await self._until(lambda: not self._has_node())
+                log.info("Node %s is gone: this agent does not stand for election", self.leadership.identity)
+                part.cancel()
+
+    async def _take_part(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.leadership.run(), name="election")
             while True:
-                await self._until(leading=True)
+                await self._until(lambda: self.leadership.leading)
                 await self._lead()
 
-    async def _until(self, *, leading: bool) -> None:
-        while self.leadership.leading != leading:
+    def _has_node(self) -> bool:
+        return self.leadership.identity in self._view.nodes.objects
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Until something that changed has made it so."""
+        while not condition():
             self._changed.clear()
             await self._changed.wait()
 
@@ -131,7 +147,7 @@ class Leader:
                 "garbage": self._collect_garbage,
             }
             running = [tasks.create_task(duty(), name=f"leader: {name}") for name, duty in duties.items()]
-            await self._until(leading=False)
+            await self._until(lambda: not self.leadership.leading)
             for task in running:
                 task.cancel()
 

@@ -22,7 +22,7 @@ from calico_py.model.names import LABEL_BORROWED
 from calico_py.model.net import InvalidError
 from calico_py.model.nodes import Node
 from calico_py.model.pools import IPPool
-from calico_py.model.store import Kind, UnavailableError
+from calico_py.model.store import ExistsError, Kind, UnavailableError
 from tests.fakes.store import MemoryStore
 from tests.fakes.waiting import until
 
@@ -34,6 +34,8 @@ class Agent:
     """What of an agent the leader needs."""
 
     def __init__(self, store: MemoryStore, node: str = "node1") -> None:
+        self.node = node
+        self.people = MemoryStore(store.storage)  # who makes and deletes the Node
         self.collected = 0
         self.problems: tuple[Problem, ...] = ()
         self.recorder = Recorder(store, node)
@@ -61,6 +63,8 @@ class Agent:
 
 @contextlib.asynccontextmanager
 async def running(agent: Agent) -> AsyncIterator[Agent]:
+    with contextlib.suppress(ExistsError):
+        await agent.people.create(NODES, Node(Meta(agent.node)))
     parts = (agent.view.run(), agent.leader.run(), agent.recorder.run())
     tasks = [asyncio.create_task(part) for part in parts]
     try:
@@ -155,6 +159,18 @@ async def test_the_next_leader_goes_on() -> None:
         await until(lambda: first.leader.leadership.leading, within=5)
         await store.create(IP_POOLS, OLDER)
         await says(store, "older", "True", "OK")
+
+
+async def test_an_agent_whose_node_is_deleted_gives_the_lead_away_until_the_node_returns() -> None:
+    store = MemoryStore()
+    async with running(Agent(store, "node2")) as gone:
+        await until(lambda: gone.leader.leadership.leading)
+        async with running(Agent(store, "node1")) as other:
+            await store.delete(NODES, "node2")
+            await until(lambda: other.leader.leadership.leading, within=5)
+            assert not gone.leader.leadership.leading
+        await store.create(NODES, Node(Meta("node2")))
+        await until(lambda: gone.leader.leadership.leading, within=5)
 
 
 async def test_the_label_is_restored_within_a_second_and_taken_away_where_nothing_is_borrowed() -> None:
