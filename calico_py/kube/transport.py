@@ -37,9 +37,10 @@ from calico_py.model.store import (
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
-# Seconds. A server sends a bookmark every minute; three silent ones mean that the connection is dead.
+# Seconds. A watch may be silent until its server ends it, within 10 minutes: a bookmark comes every minute, but none for
+# a kind of which nothing changed since that server started. A dead connection is noticed by its keepalive.
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
-_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=190)
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=630)
 
 # A dead peer is noticed after 10 + 4 * 5 seconds (tcp(7)); HTTP/1.1 has no ping of its own.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
