@@ -37,7 +37,7 @@ from calico_py.model.store import (
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
-# Seconds. A watch may be silent until its server ends it, within 10 minutes: a bookmark comes every minute, but none for
+# Seconds. A watch may be silent until its server ends it, within 10 minutes: bookmarks come every minute, but none for
 # a kind of which nothing changed since that server started. A dead connection is noticed by its keepalive.
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=630)
