@@ -97,6 +97,7 @@ class Loop:
         self._tunnel_address = tunnel_address
         self._receiver: Receiver | None = None
         self._announced = False
+        self._kernel_tunnel = False
         self._sending: Mapping[str, Sending] | None = None
         self._pause = DEBOUNCE
         self._began: float | None = None
@@ -189,7 +190,7 @@ class Loop:
         now = time.monotonic()
         announced = _is_announced(state.nodes[self._config.node])
         if self._receiver is None:
-            self._receiver = resume(announced=announced, now=now)
+            self._receiver = resume(announced=announced, now=now, was_open=self._was_open(state))
         wanted = wants_ipip(state.pools.values())
         # This node counts too: what it still sends needs the device, its repair and its engine as much.
         senders = find_senders("", state.nodes.values(), state.pools.values())
@@ -198,6 +199,11 @@ class Loop:
             log.info("IPIP receiver: %s, was %s", following.phase, self._receiver.phase)
         self._receiver = following
         return following
+
+    def _was_open(self, state: ClusterState) -> bool:
+        """The engine's label stands while the receiver is open; the kernel's own engine costs nothing to leave open."""
+        labelled = NODE_TUNNEL_ENGINE_LABEL in state.nodes[self._config.node].meta.labels
+        return labelled or self._kernel_tunnel
 
     def _ipip_address(self, state: ClusterState) -> IPv4Address | None:
         """Until IPAM has answered after a start, the one that was announced before: a restart withdraws nothing."""
@@ -208,6 +214,9 @@ class Loop:
         own = self._own.addresses()
         links = {link.ifindex: link for link in await self._kernel.dump(Link)}
         uplinks = [addr for addr in await self._kernel.dump(Addr) if addr.interface.ip in own and addr.ifindex in links]
+        self._kernel_tunnel = any(
+            link.kind == "ipip" and link.name == IPIP_DEVICE and link.up for link in links.values()
+        )
         self.devices = {ifindex: link.name for ifindex, link in links.items()}
         self.uplink_mtu = {family(addr.interface): links[addr.ifindex].mtu for addr in uplinks}
 

@@ -58,9 +58,17 @@ class Receiver:
         return self.since + LINGER if self.phase in (Phase.LINGERING, Phase.WITHDRAWN) else None
 
 
-def resume(*, announced: bool, now: float) -> Receiver:
-    """The state of an agent that starts: what its node still announces must not vanish at once."""
-    return Receiver(Phase.LINGERING, now) if announced else Receiver(Phase.DOWN, now)
+def resume(*, announced: bool, now: float, was_open: bool = False) -> Receiver:
+    """The state of an agent that starts: what its node still announces, or withdrew just now, must not vanish at once.
+
+    Args:
+        announced: the annotation stands.
+        now: monotonic time, seconds.
+        was_open: the agent before may have left the receiver open; who has not seen the withdrawal may still send.
+    """
+    if announced:
+        return Receiver(Phase.LINGERING, now)
+    return Receiver(Phase.WITHDRAWN if was_open else Phase.DOWN, now)
 
 
 def step(receiver: Receiver, *, wanted: bool, senders: bool, now: float, announced: bool = False) -> Receiver:

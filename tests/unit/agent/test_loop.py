@@ -251,3 +251,20 @@ async def test_an_announcement_removed_while_the_engine_is_away_is_put_back(tmp_
         await node.annotate(ME, NODE_IPV4_IPIP_TUNNEL, None)
         await asyncio.sleep(0.3)
         assert (await node.annotations()).get(NODE_IPV4_IPIP_TUNNEL) == before
+
+
+async def test_a_restart_after_the_withdrawal_leaves_the_receiver_open(
+    node: OneNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calico_py.agent.receiver.LINGER", 0.5)
+    await node.prepare(EncapMode.ALWAYS)
+    await node.annotate("node2", NODE_SENDING, "{}")
+    async with node.agent() as loop:
+        await until(lambda: NODE_IPV4_IPIP_TUNNEL in node.view.nodes.objects[ME].meta.annotations)
+        await node.set_mode(EncapMode.NEVER)
+        await until(lambda: loop.last is not None and loop.last.receiver.phase == Phase.WITHDRAWN)
+        await until(lambda: NODE_IPV4_IPIP_TUNNEL not in node.view.nodes.objects[ME].meta.annotations)
+    async with node.agent() as loop:
+        assert loop.last is not None
+        assert loop.last.receiver.open
+        await until(lambda: loop.last is not None and not loop.last.receiver.open)

@@ -95,3 +95,11 @@ def test_an_annotation_that_still_stands_holds_the_receiver_open() -> None:
     gone = step(late, wanted=False, senders=False, now=2.5 * LINGER)
     assert gone == late
     assert step(gone, wanted=False, senders=False, now=3 * LINGER).phase == Phase.DOWN
+
+
+def test_a_restart_just_after_the_withdrawal_closes_nothing_at_once() -> None:
+    resumed = resume(announced=False, now=10.0, was_open=True)
+    assert resumed.open
+    assert not resumed.announced
+    assert step(resumed, wanted=False, senders=False, now=10.0 + LINGER).phase == Phase.DOWN
+    assert resume(announced=False, now=10.0).phase == Phase.DOWN
