@@ -28,7 +28,7 @@ image: packages-image $(VENV)/.dev ## the container image, as build/calico-py.ta
 	@$(BIN)/python -m deploy.image $(ARGS)
 
 test: packages-test $(VENV)/.dev kubectl go ## every test, with real kernels, API servers and BGP peers (root)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import contracts, unit tests; no root, under a minute
 	@$(BIN)/ruff format --check .

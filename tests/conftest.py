@@ -9,7 +9,7 @@ import pytest
 
 CI = os.environ.get("CI") == "true"
 
-# Without the phase that explains a failure: it parses sources deep in the stack, which CPython 3.11's ast does not bear.
+# Without the phase that explains a failure: it parses sources deep in the stack, where CPython 3.11's ast gives up.
 PHASES = [phase for phase in hypothesis.Phase if phase != hypothesis.Phase.explain]
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, phases=PHASES)
 hypothesis.settings.register_profile("dev", deadline=None, phases=PHASES)
@@ -42,10 +42,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many tests there were and how many ran."""
-    ran = sum(len(terminalreporter.getreports(outcome)) for outcome in ("passed", "failed", "xfailed", "xpassed"))
-    collected = terminalreporter._numcollected - len(terminalreporter.getreports("deselected"))
-    terminalreporter.write_line(f"collected {collected} tests, ran {ran}")
+    """How many tests there were and how many ran, whichever process ran them."""
+    ran = {
+        report.nodeid
+        for outcome in ("passed", "failed", "error", "xfailed", "xpassed")
+        for report in terminalreporter.getreports(outcome)
+    }
+    skipped = {report.nodeid for report in terminalreporter.getreports("skipped")}
+    terminalreporter.write_line(f"collected {len(ran | skipped)} tests, ran {len(ran)}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
