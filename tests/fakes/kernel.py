@@ -399,6 +399,14 @@ class FakeKernel:
         """All routes now, for assertions."""
         return iter(list(self._routes.values()))
 
+    def addrs(self) -> Iterator[Addr]:
+        """All addresses now, for assertions."""
+        return iter(list(self._addrs.values()))
+
+    def tables(self) -> Iterator[NftTable]:
+        """All tables of nftables now, with their rules, for assertions."""
+        return iter(list(self._tables.values()))
+
     def links(self) -> Iterator[Link]:
         """All devices now, for assertions."""
         return iter(list(self._links.values()))
