@@ -13,10 +13,10 @@ what happens: session, path, gone, eor, probe, configured, retired. From the age
 "announce" | "complete" | "retire", ...}. calico_py.bgp.exabgp_lines reads and writes the other end.
 """
 
-import contextlib
 import json
 from collections.abc import Iterable
 
+from calico_py.bgp.bridge_orders import Orders
 from calico_py.bgp.bridge_session import (
     Json,
     Outbox,
@@ -31,12 +31,7 @@ from calico_py.bgp.bridge_session import (
 Key = tuple[str, str, int]  # peer, prefix, path id
 
 VERSION = 1
-CHUNK = 100  # prefixes in one announcement line
 SYNC_LIMIT = 120.0  # seconds that a peer without End-of-RIB gets before its stale paths go
-PROBE_FIRST, PROBE_LONGEST = 0.05, 2.0  # seconds between the tries of a reload
-ANSWER_LIMIT = 5.0  # seconds after which a question is asked again
-RELOAD_LIMIT = 20.0  # seconds for ExaBGP to load its configuration
-RETIRE_LIMIT = 3.0  # seconds for the withdrawals to a neighbour that is about to go
 MAX_PATHS = 100_000  # of one neighbour, to bound the memory; the agent's own limit is far below
 BACKLOG = 50_000  # lines above twice the table that may wait for an agent which does not read
 
@@ -55,50 +50,28 @@ class Bridge:
     """Lines in, lines out.
 
     Attributes:
-        to_exabgp, outbox: what the loop is to write; there is no outbox while there is no agent.
-        save: what state() gives is to be kept.
+        orders: the lines for ExaBGP. outbox: those for the agent; None while there is none.
+        save: what orders.state() gives is to be kept.
         unread: lines that could not be understood, and paths above the limit.
     """
 
     def __init__(self, digest: str, saved: str = "") -> None:
-        self.digest = digest
         self.sessions: dict[str, Session] = {}
-        self.announced: dict[str, dict[str, str]] = {}  # scope ("" for all, or a peer): prefix: attributes
-        self.complete = False
-        self.retired: dict[str, float] = {}
+        self.orders = Orders(digest, self.sessions, saved)
         self.watched: dict[str, tuple[str, int]] = {}  # neighbour: our address for it, and where we listen
-        self._deaf: set[tuple[bytes, int]] = set()  # addresses and ports where ExaBGP should listen and does not
         self.probes: dict[str, str] = {}  # neighbour: last record about it
         self.outbox: Outbox | None = None
-        self.to_exabgp = bytearray()
-        self.unread = 0  # lines that could not be understood
+        self.unread = 0
         self.save = False
-        self._peers: set[str] | None = None  # as configured; None: those of the file that ExaBGP started with
-        self._wanted: str | None = None  # digest of the configuration that is to be loaded
-        self._sample = ""  # the neighbour by which that is seen; empty for all
-        self._give_up_at = 0.0
-        self._probe_at: float | None = None
-        self._delay = PROBE_FIRST
-        self._digests: list[str] = []
-        self._sent: dict[str, int] = {}
-        self._load(saved)
-
-    def _load(self, saved: str) -> None:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            data = json.loads(saved)
-            self.announced = {str(s): {str(n): str(a) for n, a in t.items()} for s, t in data["announced"].items()}
-            self.complete = bool(data["complete"])
-
-    def state(self) -> str:
-        """What the file is to hold."""
-        return json.dumps({"announced": self.announced, "complete": self.complete})
+        self._deaf: set[tuple[bytes, int]] = set()  # addresses and ports where ExaBGP should listen and does not
 
     # From ExaBGP
 
     def exabgp_line(self, line: str, now: float) -> None:
         """Take one line of ExaBGP's. What cannot be understood is counted and otherwise ignored."""
         if not line.startswith("{"):
-            self._text_line(line.strip(), now)
+            for record in self.orders.answered(line.strip(), now):
+                self._tell(json.dumps(record))
             return
         try:
             message = json.loads(line)
@@ -123,7 +96,7 @@ class Bridge:
 
     def _session(self, peer: str, now: float) -> Session | None:
         """None for what is still said of a neighbour that has just been removed."""
-        if peer not in self.sessions and (self._peers is None or peer in self._peers):
+        if peer not in self.sessions and (self.orders.peers is None or peer in self.orders.peers):
             self.sessions[peer] = Session(peer, now)
         return self.sessions.get(peer)
 
@@ -154,9 +127,7 @@ class Bridge:
             # One more attempt that met no BGP speaker says less than the probe has said.
             self._tell(session.line(now, up=state == "up"))
         if state == "up":
-            session.told = dict.fromkeys(session.told, "")  # ExaBGP forgot or not: tell it all again
-            self._announce([session])
-            self._end_of_rib(session)
+            self.orders.greet(session)
 
     def _update(self, session: Session, message: Json) -> None:
         if "eor" in message:
@@ -212,8 +183,10 @@ class Bridge:
     def agent_connected(self, now: float) -> None:
         """Greet it with everything."""
         self.outbox = Outbox()
-        self._tell(json.dumps({"kind": "hello", "version": VERSION, "digest": self.digest, "complete": self.complete}))
-        for scope, table in self.announced.items():
+        orders = self.orders
+        hello = {"kind": "hello", "version": VERSION, "digest": orders.digest, "complete": orders.complete}
+        self._tell(json.dumps(hello))
+        for scope, table in orders.announced.items():
             for prefix, attributes in table.items():
                 record = {"kind": "announced", "scope": scope, "nlri": prefix, "attributes": attributes}
                 self._tell(json.dumps(record))
@@ -245,8 +218,7 @@ class Bridge:
     def agent_lost(self) -> None:
         """Nobody listens any more. Neighbours that were to go stay until another agent says so."""
         self.outbox = None
-        self.retired.clear()
-        self._announce(self.sessions.values())
+        self.orders.retire_none()
 
     def agent_line(self, line: str, now: float) -> None:
         """Obey one line of the agent's. Raises ValueError if it makes no sense: the connection is closed then."""
@@ -260,15 +232,18 @@ class Bridge:
                 self.probes = {peer: line for peer, line in self.probes.items() if peer in self.watched}
                 self._tell_reasons(now)
             elif do == "sessions":
-                self._reload(str(message["digest"]), [str(peer) for peer in message["peers"]], now)
+                peers = [str(peer) for peer in message["peers"]]
+                for peer in self.sessions.keys() - set(peers):
+                    del self.sessions[peer]
+                self.orders.reload(str(message["digest"]), peers, now)
             elif do == "announce":
-                self._change(message["set"], message["unset"])
+                self.save = True
+                self.orders.change(message["set"], message["unset"])
             elif do == "complete":
-                self.complete = self.save = True
-                for session in self.sessions.values():
-                    self._end_of_rib(session)
+                self.save = True
+                self.orders.finish()
             elif do == "retire":
-                self._retire([str(peer) for peer in message["peers"]], now)
+                self.orders.retire([str(peer) for peer in message["peers"]], now)
             else:
                 raise ValueError(f"do is {do!r}")
         except (KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
@@ -311,133 +286,5 @@ class Bridge:
     def listens(self, found: set[tuple[bytes, int]]) -> None:
         """Where ExaBGP listens. It tries to once a reload, and says nothing if the address is not usable yet."""
         self._deaf = {(packed(local), port) for local, port in self.watched.values()} - found
-        if self._deaf and self._wanted is None:
-            self._write("reload")
-
-    # Sessions
-
-    def _reload(self, digest: str, peers: list[str], now: float) -> None:
-        # One neighbour's digest stands for the file, which is loaded as a whole: to show a neighbour costs 10 ms. Where
-        # none is left, one of those that were must be shown no more.
-        self._sample = min(peers, default=min(self._peers or (), default=""))
-        self._peers = set(peers)
-        for peer in self.sessions.keys() - self._peers:
-            del self.sessions[peer]
-        for peer in peers:
-            self.retired.pop(peer, None)
-        self._announce(self.sessions.values())  # one that was to go and now stays was told to forget all
-        self._wanted = digest
-        self._give_up_at = now + RELOAD_LIMIT
-        self._delay = PROBE_FIRST
-        self._write("reload")
-        self._probe_at = now + self._delay
-
-    def _retire(self, peers: list[str], now: float) -> None:
-        for peer in peers:
-            self.retired[peer] = now + RETIRE_LIMIT
-        self._sent = {}
-        self._announce([self.sessions[peer] for peer in peers if peer in self.sessions])
-        self._delay = PROBE_FIRST
-        self._probe_at = now + self._delay
-
-    @property
-    def deadline(self) -> float | None:
-        """When tick must be called."""
-        return self._probe_at
-
-    def hopeless(self, now: float) -> bool:
-        """ExaBGP does not answer, or still has not loaded the file: only a new one will.
-
-        It drops every reload while an UPDATE for any peer waits, and waits for ever for one that reads nothing.
-        """
-        late = any(now > limit + RELOAD_LIMIT for limit in self.retired.values())
-        return late or (self._wanted is not None and now > self._give_up_at)
-
-    def tick(self, now: float) -> None:
-        """Ask ExaBGP whether it did what it was told."""
-        if self._probe_at is None or now < self._probe_at:
-            return
-        self._digests = []
-        if self._wanted is not None:
-            self._write(f"show neighbor configuration {self._sample}".rstrip())
-        self._write("show neighbor json")
-        # The next question waits for the answer; ExaBGP may take a second to load 500 neighbours.
-        self._delay = min(self._delay * 2, PROBE_LONGEST)
-        self._probe_at = now + ANSWER_LIMIT
-
-    def _text_line(self, line: str, now: float) -> None:
-        if line.startswith("description "):
-            self._digests.append(line.removeprefix("description ").strip('";'))
-        elif line.startswith("["):
-            self._answered(line, now)
-
-    def _answered(self, line: str, now: float) -> None:
-        """Both answers have come: the digests of neighbours whose name holds the sample's, and everyone's counters."""
-        if self._wanted is not None:
-            if set(self._digests) == ({self._wanted} if self._peers else set()):
-                self.digest, self._wanted = self._wanted, None
-                self._tell(json.dumps({"kind": "configured", "digest": self.digest}))
-            else:
-                self._write("reload")  # ExaBGP drops a reload while an UPDATE waits to be sent
-        self._digests = []
-        try:
-            sent = {n["peer"]["address"]: n["messages"]["sent"]["update"] for n in json.loads(line)}
-        except (ValueError, KeyError, TypeError):
-            sent = {}
-        flushed = [
-            peer
-            for peer, limit in self.retired.items()
-            if now > limit or peer not in sent or sent[peer] == self._sent.get(peer)
-        ]
-        self._sent = sent
-        for peer in flushed:
-            del self.retired[peer]
-            self._tell(json.dumps({"kind": "retired", "peer": peer}))
-        self._probe_at = now + self._delay if self._wanted is not None or self.retired else None
-
-    # Announcements
-
-    def _change(self, to_set: list[list[str]], to_unset: list[list[str]]) -> None:
-        for scope, prefix in to_unset:
-            self.announced.get(scope, {}).pop(prefix, None)
-        for scope, prefix, attributes in to_set:
-            self.announced.setdefault(scope, {})[prefix] = attributes
-        self.save = True
-        self._announce(self.sessions.values())
-
-    def _effective(self, session: Session) -> dict[str, str]:
-        if session.peer in self.retired:
-            return {}
-        colon = ":" in session.peer
-        both = {**self.announced.get("", {}), **self.announced.get(session.peer, {})}
-        return {prefix: attributes for prefix, attributes in both.items() if (":" in prefix) == colon}
-
-    def _announce(self, sessions: Iterable[Session]) -> None:
-        """Tell ExaBGP, for each session that is up, what differs from what it was told."""
-        commands: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-        for session in sessions:
-            if session.state != "up":
-                continue
-            effective = self._effective(session)
-            by_attributes: dict[str, list[str]] = {}
-            for prefix in session.told:
-                if prefix not in effective:
-                    by_attributes.setdefault("", []).append(prefix)
-            for prefix, attributes in effective.items():
-                if session.told.get(prefix) != attributes:
-                    by_attributes.setdefault(attributes, []).append(prefix)
-            session.told = effective
-            for attributes, changed in by_attributes.items():
-                commands.setdefault((attributes, tuple(changed)), []).append(session.peer)
-        for (attributes, prefixes), peers in commands.items():
-            scope = ", ".join(f"neighbor {peer}" for peer in peers)
-            verb = f"announce attributes {attributes}" if attributes else "withdraw attributes next-hop self"
-            for start in range(0, len(prefixes), CHUNK):
-                self._write(f"{scope} {verb} nlri {' '.join(prefixes[start : start + CHUNK])}")
-
-    def _end_of_rib(self, session: Session) -> None:
-        if self.complete and session.state == "up":
-            self._write(f"neighbor {session.peer} announce eor {session.family}")
-
-    def _write(self, line: str) -> None:
-        self.to_exabgp += line.encode() + b"\n"
+        if self._deaf:
+            self.orders.reload_again()

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from calico_py.bgp.bridge import RELOAD_LIMIT, Bridge
+from calico_py.bgp.bridge import Bridge
+from calico_py.bgp.bridge_orders import RELOAD_LIMIT
 from calico_py.bgp.bridge_probe import Prober, listening
 
 PROBE_EVERY = 1.0  # seconds between looks for an answer
@@ -51,14 +52,15 @@ class Loop:
             self._prober.round(bridge)
             self._rounds += 1
             self._probe_at = now + PROBE_EVERY
-        times = [time for time in (bridge.deadline, self._probe_at if bridge.watched else None) if time is not None]
-        timeout = max(0.0, min(times) - now) if times else None
+        times = [bridge.orders.deadline, self._probe_at if bridge.watched else None]
+        due = min((at for at in times if at is not None), default=None)
+        timeout = None if due is None else max(0.0, due - now)
         for key, events in self._selector.select(timeout):
             handle: Callable[[int], bool] = key.data
             if not handle(events):
                 return False
-        bridge.tick(time.monotonic())
-        if bridge.hopeless(time.monotonic()):
+        bridge.orders.tick(time.monotonic())
+        if bridge.orders.hopeless(time.monotonic()):
             _say(f"ExaBGP has not loaded its configuration within {RELOAD_LIMIT:.0f} s; it is to start again with it")
             return False
         if bridge.overrun:
@@ -69,7 +71,7 @@ class Loop:
         return True
 
     def _want_writes(self) -> None:
-        if bool(self._bridge.to_exabgp) != self._writes_exabgp:
+        if bool(self._bridge.orders.to_exabgp) != self._writes_exabgp:
             self._writes_exabgp = not self._writes_exabgp
             if self._writes_exabgp:
                 self._selector.register(1, selectors.EVENT_WRITE, self._write_exabgp)
@@ -93,12 +95,12 @@ class Loop:
 
     def _write_exabgp(self, _events: int) -> bool:
         try:
-            written = os.write(1, self._bridge.to_exabgp[: 1 << 16])
+            written = os.write(1, self._bridge.orders.to_exabgp[: 1 << 16])
         except BlockingIOError:
             return True
         except BrokenPipeError:
             return False
-        del self._bridge.to_exabgp[:written]
+        del self._bridge.orders.to_exabgp[:written]
         return True
 
     def _accept(self, _events: int) -> bool:
@@ -152,7 +154,7 @@ class Loop:
         self._bridge.save = False
         try:
             temporary = self._state_path.with_name(f"{self._state_path.name}.new")
-            temporary.write_text(self._bridge.state(), encoding="utf-8")
+            temporary.write_text(self._bridge.orders.state(), encoding="utf-8")
             temporary.replace(self._state_path)
         except OSError as error:
             _say(f"{self._state_path} cannot be written: {error}")

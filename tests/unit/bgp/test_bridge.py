@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from calico_py.bgp import exabgp_config
-from calico_py.bgp.bridge import CHUNK, MAX_PATHS, RELOAD_LIMIT, SYNC_LIMIT, Bridge
+from calico_py.bgp.bridge import MAX_PATHS, SYNC_LIMIT, Bridge
+from calico_py.bgp.bridge_orders import CHUNK, RELOAD_LIMIT
 from calico_py.bgp.bridge_probe import BGP_PORT, PROBES, Prober, listening
 from calico_py.bgp.bridge_session import Outbox, packed
 
@@ -64,8 +65,8 @@ def kinds(bridge: Bridge) -> list[str]:
 
 
 def commands(bridge: Bridge) -> list[str]:
-    lines = bridge.to_exabgp.decode().splitlines()
-    bridge.to_exabgp.clear()
+    lines = bridge.orders.to_exabgp.decode().splitlines()
+    bridge.orders.to_exabgp.clear()
     return lines
 
 
@@ -286,7 +287,7 @@ def test_the_file_brings_announcements_and_end_of_rib_back() -> None:
     announce(first, ("", "10.1.0.0/26", "next-hop self"))
     first.agent_line('{"do": "complete"}', 0.0)
     assert first.save
-    second = Bridge("d1", first.state())
+    second = Bridge("d1", first.orders.state())
     up(second)
     assert commands(second) == [
         f"neighbor {P} announce attributes next-hop self nlri 10.1.0.0/26",
@@ -299,7 +300,7 @@ def test_the_file_brings_announcements_and_end_of_rib_back() -> None:
 )
 def test_a_damaged_file_is_as_none(saved: str) -> None:
     bridge = Bridge("d1", saved)
-    assert (bridge.announced, bridge.complete) == ({}, False)
+    assert (bridge.orders.announced, bridge.orders.complete) == ({}, False)
 
 
 def answer(bridge: Bridge, digests: list[str], now: float, sent: dict[str, int] | None = None) -> None:
@@ -316,10 +317,10 @@ def test_a_reload_is_repeated_until_the_neighbours_show_its_digest() -> None:
     told(bridge)
     bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": [P, Q]}), 0.0)
     assert commands(bridge) == ["reload"]
-    assert bridge.deadline is not None
-    bridge.tick(bridge.deadline - 0.01)
+    assert bridge.orders.deadline is not None
+    bridge.orders.tick(bridge.orders.deadline - 0.01)
     assert commands(bridge) == []
-    bridge.tick(bridge.deadline)
+    bridge.orders.tick(bridge.orders.deadline)
     assert commands(bridge) == [f"show neighbor configuration {P}", "show neighbor json"]
     answer(bridge, ["d1"], 0.1)
     assert commands(bridge) == ["reload"], "dropped: once more"
@@ -327,21 +328,21 @@ def test_a_reload_is_repeated_until_the_neighbours_show_its_digest() -> None:
     assert commands(bridge) == ["reload"], "the neighbour is not there yet"
     answer(bridge, ["d2", "d1"], 0.2)
     assert commands(bridge) == ["reload"], "two answers mixed"
-    bridge.tick(bridge.deadline)
+    bridge.orders.tick(bridge.orders.deadline)
     commands(bridge)
     answer(bridge, ["d2", "d2"], 0.3)
     assert commands(bridge) == []
     assert told(bridge) == [{"kind": "configured", "digest": "d2"}]
-    assert bridge.deadline is None
+    assert bridge.orders.deadline is None
 
 
 def test_a_reload_that_never_comes_is_given_up() -> None:
     bridge = Bridge("d1")
     bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": [P]}), 100.0)
-    assert not bridge.hopeless(100.0 + RELOAD_LIMIT)
-    assert bridge.hopeless(100.1 + RELOAD_LIMIT)
+    assert not bridge.orders.hopeless(100.0 + RELOAD_LIMIT)
+    assert bridge.orders.hopeless(100.1 + RELOAD_LIMIT)
     answer(bridge, ["d2"], 131.0)
-    assert not bridge.hopeless(200.0)
+    assert not bridge.orders.hopeless(200.0)
 
 
 def watch(bridge: Bridge, *peers: str) -> None:
@@ -455,11 +456,11 @@ def test_a_configuration_without_neighbours_is_proved_by_their_absence() -> None
     told(bridge)
     bridge.agent_line(json.dumps({"do": "sessions", "digest": "d2", "peers": []}), 0.9)
     commands(bridge)
-    bridge.tick(1.0)
+    bridge.orders.tick(1.0)
     assert commands(bridge) == [f"show neighbor configuration {P}", "show neighbor json"]
     answer(bridge, ["d1"], 1.1)
     assert commands(bridge) == ["reload"]
-    bridge.tick(5.0)
+    bridge.orders.tick(5.0)
     answer(bridge, [], 5.1)
     assert told(bridge) == [{"kind": "configured", "digest": "d2"}]
 
@@ -504,8 +505,8 @@ def test_an_exabgp_that_does_not_answer_is_given_up() -> None:
     up(bridge)
     bridge.agent_connected(0.0)
     bridge.agent_line(json.dumps({"do": "retire", "peers": [P]}), 10.0)
-    assert not bridge.hopeless(13.0 + RELOAD_LIMIT)
-    assert bridge.hopeless(13.1 + RELOAD_LIMIT)
+    assert not bridge.orders.hopeless(13.0 + RELOAD_LIMIT)
+    assert bridge.orders.hopeless(13.1 + RELOAD_LIMIT)
 
 
 def test_what_is_still_said_of_a_removed_neighbour_is_not_told() -> None:
