@@ -10,6 +10,7 @@ stdin ends.
 
 import contextlib
 import ctypes
+import functools
 import os
 import selectors
 import shutil
@@ -85,7 +86,7 @@ def run(files: SpeakerFiles, environment: Mapping[str, str]) -> None:
             [command, "server", str(files.config)],
             env=inherited | _SETTINGS,
             stdin=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
+            preexec_fn=functools.partial(_die_with, os.getpid()),  # noqa: PLW1509 - there are no threads here
         )
         try:
             _watch(child, stop)
@@ -99,8 +100,10 @@ def run(files: SpeakerFiles, environment: Mapping[str, str]) -> None:
             _end(child)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that was in force
+        os._exit(1)
 
 
 @contextlib.contextmanager
