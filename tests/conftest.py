@@ -1,8 +1,11 @@
 """Fixtures for every folder, and what a run says of itself at its end."""
 
+import contextlib
+import fcntl
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -29,6 +32,34 @@ def benchmark_seconds() -> Callable[[Callable[[], object]], float]:
         return best
 
     return measure
+
+
+@contextlib.contextmanager
+def locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a flock(2) on a file."""
+    with path.open("w") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """While a test marked ``alone`` runs, no other of this run does: it judges packets or times.
+
+    Such a test first closes the door, so that others cannot keep it waiting, then waits until those inside are done.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    door, room = (tmp_path_factory.getbasetemp().parent / name for name in ("door", "room"))
+    if request.node.get_closest_marker("alone"):
+        with locked(door, fcntl.LOCK_EX), locked(room, fcntl.LOCK_EX):
+            yield
+        return
+    with contextlib.ExitStack() as stack:
+        with locked(door, fcntl.LOCK_SH):
+            stack.enter_context(locked(room, fcntl.LOCK_SH))
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

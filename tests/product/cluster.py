@@ -32,7 +32,7 @@ API = ("eth0", "80")
 
 
 def eventually(
-    what: str, check: Callable[[], object], *, within: float = 10.0, last: Callable[[], object] = lambda: ""
+    what: str, check: Callable[[], object], *, within: float = 30.0, last: Callable[[], object] = lambda: ""
 ) -> None:
     """Wait for a truth; what was there instead is told when it never comes."""
     deadline = time.monotonic() + within

@@ -15,7 +15,7 @@ from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE
 from tests.product.cluster import BGP, NODES, POOL, TUNNEL, Cluster, cluster, eventually, lost
 from tests.product.test_toggle import traffic
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

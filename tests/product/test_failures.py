@@ -16,7 +16,7 @@ from calico_py.lab.commands import LabError
 from calico_py.lab.processes import find_by_environment
 from tests.product.cluster import POOL, Cluster, cluster, eventually
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

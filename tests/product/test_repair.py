@@ -12,7 +12,7 @@ from calico_py.lab import agents
 from calico_py.lab.live import Endpoint
 from tests.product.cluster import BGP, TUNNEL, Cluster, cluster, eventually
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from calico_py.lab.flows import FlowResult, RunningFlow
 from calico_py.model.pools import EncapMode
 from tests.product.cluster import API, BGP, FULL_MTU, NODES, TUNNEL, Cluster, cluster, lost
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SKEW = 2.0  # seconds between two agents that go on
 
