@@ -127,8 +127,9 @@ class Search:
                 await self._reload()
 
     async def _reload(self) -> None:
-        self._loaded_at = self._moment
+        moment = self._moment
         found = [block.cidr for block in await self._claims.list_own()]
+        self._loaded_at = moment  # not before: who shares this look must not do without what it failed to see
         kept = [cidr for cidr in self.own if cidr in found]
         self.own = kept + [cidr for cidr in found if cidr not in kept]
         self._loaded = True

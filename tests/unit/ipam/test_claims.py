@@ -16,8 +16,8 @@ from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS
 from calico_py.model.meta import Meta
 from calico_py.model.names import affinity_labels, affinity_name
 from calico_py.model.net import Network
-from calico_py.model.store import ConflictError
-from tests.fakes.ipam import IPAMCluster, config, pool, workload
+from calico_py.model.store import ConflictError, UnavailableError
+from tests.fakes.ipam import IPAMCluster, config, pool, problems, workload
 
 CIDR = ip_network("10.0.0.0/26")
 PENDING, CONFIRMED, GOING = AffinityState.PENDING, AffinityState.CONFIRMED, AffinityState.PENDING_DELETION
@@ -273,3 +273,25 @@ async def test_a_block_that_cannot_be_read_is_claimed_by_nobody(spoilt: IPAMClus
         await claims_of(spoilt, "node2").claim(next(a.cidr for a in await spoilt.affinities() if a.node == "node1"))
     assert {a.node for a in await spoilt.affinities()} == {"node1", "node2"}
     assert len(await spoilt.affinities()) == 2
+
+
+async def test_a_look_that_failed_for_one_family_claims_no_second_block_for_the_other() -> None:
+    """Each call to the API fails once, by name: whoever shares a look that failed looks again before it claims."""
+    cluster = IPAMCluster([pool("10.0.0.0/16"), pool("fd00::/64")])
+    broken: set[tuple[str, str, str]] = set()
+
+    def fail_once(when: str, verb: str, kind: str, name: str) -> None:
+        if when == "before" and (verb, kind, name) not in broken:
+            broken.add((verb, kind, name))
+            raise UnavailableError(f"{verb} {kind} {name}: connection refused")
+
+    allocator = cluster.node("node1", cluster.store.with_fault(fail_once))
+    for _ in range(20):
+        try:
+            await allocator.assign(workload("c1", 4, 6))
+            break
+        except UnavailableError:
+            continue
+    await allocator.drain()
+    assert [block.cidr.version for block in await cluster.blocks()] == [4, 6]
+    assert await problems(cluster) == []
