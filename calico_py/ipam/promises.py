@@ -180,6 +180,10 @@ class Promises:
         """Keep the journal short."""
         self._journal.tidy(lambda: Outstanding(self._takes(), dict.fromkeys(self.leaving)))
 
+    async def close(self) -> None:
+        """Give the journal's file back."""
+        await self._journal.close()
+
     # How the API hears of it; each of these raises StoreError or IPAMError where it must be tried again
 
     async def hand_over(self, pod: Pod) -> None:

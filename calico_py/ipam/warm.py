@@ -211,8 +211,15 @@ class WarmAddresses:
                 self._woken.set()
 
     def mark(self) -> None:
-        """Pools or blocks changed."""
+        """Pools or blocks changed: what the stock lost it loses now, for the blocks may be forgotten by the next ADD."""
+        if self._started.is_set():
+            for of in FAMILIES:
+                self._stock.look(of)
         self._woken.set()
+
+    async def close(self) -> None:
+        """Give the journal's file back; `run` has ended. What has not been told yet, the next start tells."""
+        await self._promises.close()
 
     async def catch_up(self) -> bool:
         """One round: tell the API all that it does not know, and bring the stock to its level.

@@ -204,6 +204,25 @@ async def test_a_foreign_client_that_releases_a_warm_address_is_heard_before_it_
     assert warm.problems() == ()
 
 
+async def test_a_warm_address_that_is_gone_stays_gone_when_the_block_is_forgotten(
+    cluster: IPAMCluster, node: WarmNode
+) -> None:
+    cut = Cut()
+    warm, allocator = await node.begin(cluster.store.with_fault(cut))
+    foreign = cluster.node("node1")
+    gone = (await foreign.lookup(WARM))[0]
+    await foreign.release([Release(gone.address, WARM, gone.sequence)])
+    for block in await cluster.blocks():
+        allocator.observe(block)
+    warm.mark()
+    cut.away = True
+    got = {(await warm.assign(workload(f"c{number}")))[0].address for number in range(7)}
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await warm.assign(workload("late"))
+    assert gone.address not in got
+
+
 async def test_a_pods_address_that_a_foreign_client_releases_is_claimed_again(
     cluster: IPAMCluster, node: WarmNode
 ) -> None:
