@@ -238,6 +238,7 @@ class Promises:
             if leaving.done:
                 return
             if leaving.pod is not None:
+                # A hand-over whose answer was lost may still be on its way, and must not land behind the release.
                 await self.hand_over(leaving.pod)
             await self._allocator.release_handle(leaving.handle_id)
             leaving.done, self.news = True, True

@@ -211,7 +211,7 @@ class WarmAddresses:
                 self._woken.set()
 
     def mark(self) -> None:
-        """Pools or blocks changed: what the stock lost it loses now, for the blocks may be forgotten by the next ADD."""
+        """Pools or blocks changed. What is gone leaves the stock at once: the next ADD may know the block no more."""
         if self._started.is_set():
             for of in FAMILIES:
                 self._stock.look(of)
