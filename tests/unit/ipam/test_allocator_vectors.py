@@ -53,7 +53,7 @@ async def test_the_block_limit(limit: int, expected: int) -> None:
 
 
 async def test_at_the_limit_a_node_borrows_before_it_fails() -> None:
-    """Calico fails here; decision 6."""
+    """Calico fails here; calico-py borrows before it fails."""
     cluster = IPAMCluster([pool("192.168.1.0/24")], config(max_blocks_per_host=1))
     await assign_many(cluster.node("other"), 1)
     got, _ = await assign_many(cluster.node("host"), 256)
