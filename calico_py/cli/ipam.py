@@ -59,7 +59,7 @@ def show(
 ) -> None:
     """How the pools are used, or who has an ADDRESS."""
     wanted = {str(_address(text)) for text in address}
-    cluster = _run(kubeconfig, read_cluster)
+    cluster = run_with_store(kubeconfig, read_cluster)
     blocks = [block for block in cluster.view.blocks if not block.deleted]
     found: dict[str, list[dict[str, Any]]] = {}
     if not wanted:
@@ -98,7 +98,7 @@ def check(once: bool, output: str, kubeconfig: str | None) -> None:
             found = [finding for finding in again if finding in found]
         return found
 
-    found = _run(kubeconfig, look)
+    found = run_with_store(kubeconfig, look)
     if output == "json":
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
     else:
@@ -121,7 +121,7 @@ def release(address: tuple[str, ...], force: bool, kubeconfig: str | None) -> No
         cluster = await read_cluster(store)
         return await release_addresses(store, cluster, wanted, force=force)
 
-    refused = _run(kubeconfig, work)
+    refused = run_with_store(kubeconfig, work)
     if refused:
         raise click.ClickException("\n".join(refused))
 
@@ -135,7 +135,7 @@ def gc(dry_run: bool, grace: float, output: str, kubeconfig: str | None) -> None
     """Say what the leader would clean up, and why."""
     del dry_run
     now = datetime.now(UTC)
-    cluster, config = _run(kubeconfig, _read_with_config)
+    cluster, config = run_with_store(kubeconfig, _read_with_config)
     found = plan_garbage(cluster.view, config, now=now, grace=timedelta(seconds=grace))
     _print({"garbage": found}, output)
     if not found and output == "text":
@@ -260,7 +260,13 @@ def _address(text: str) -> Address:
         raise click.BadParameter(str(error)) from None
 
 
-def _run(kubeconfig: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
+def run_with_store(kubeconfig: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
+    """What the work finds.
+
+    Raises:
+        click.ClickException: the API cannot be asked, or refuses.
+    """
+
     async def connected() -> T:
         async with connect(kubeconfig) as store:
             return await work(store)

@@ -20,8 +20,17 @@ _TIMEOUT = 5.0  # seconds
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the agent serves /status.")
 @click.option("--port", default=9099, show_default=True, help="Its port.")
 @click.option("--routes", "all_routes", is_flag=True, help="Print every destination, not only those that wait.")
-def command(output: str, host: str, port: int, all_routes: bool) -> None:
+@click.option("--cluster", is_flag=True, help="Each node and pool of the cluster instead, through the API.")
+@click.option("--kubeconfig", envvar="KUBECONFIG", help="With --cluster: how the API server is reached.")
+def command(  # noqa: PLR0917 - one for each option
+    output: str, host: str, port: int, all_routes: bool, cluster: bool, kubeconfig: str | None
+) -> None:
     """What this node does, and why."""
+    if cluster:
+        from calico_py.cli.cluster_status import show_cluster  # noqa: PLC0415 - the client of the API takes 0.4 s
+
+        show_cluster(kubeconfig, output)
+        return
     status = ask(host, port)
     if output == "json":
         click.echo(json.dumps(status, indent=2))

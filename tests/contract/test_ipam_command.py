@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from calico_py.cli import ipam
+from calico_py.cli import ipam, status
 from calico_py.ipam.requests import AssignRequest
 from calico_py.kube.client import connect
 from tests.contract.servers import ApiUnderTest
@@ -62,9 +62,9 @@ def cluster(api_server: ApiUnderTest) -> str:
     pod = _object("Pod", "web") | {"spec": {"nodeName": "node1", "containers": [{"name": "c", "image": "i"}]}}
     answer = api_server.request("POST", "/api/v1/namespaces/default/pods", pod)
     assert answer.status == 201, answer.body
-    status = {"status": {"phase": "Running", "podIP": web, "podIPs": [{"ip": web}]}}
+    body = {"status": {"phase": "Running", "podIP": web, "podIPs": [{"ip": web}]}}
     patched = api_server.request(
-        "PATCH", "/api/v1/namespaces/default/pods/web/status", status, Content_Type="application/merge-patch+json"
+        "PATCH", "/api/v1/namespaces/default/pods/web/status", body, Content_Type="application/merge-patch+json"
     )
     assert patched.status == 200, patched.body
     return web
@@ -114,6 +114,18 @@ def test_a_warm_address_is_only_released_by_force(command: Command, cluster: str
     warm = next(row["address"] for row in rows if row["state"] == "warm")
     assert "kept warm by node node1" in command("release", warm).output
     assert command("release", "--force", warm).exit_code == 0
+
+
+def test_status_of_the_cluster_counts_by_node_and_by_pool(api_server: ApiUnderTest, cluster: str) -> None:
+    assert cluster
+    words = ["--cluster", "--kubeconfig", str(api_server.kubeconfig)]
+    found = json.loads(CliRunner().invoke(status.command, [*words, "-o", "json"]).stdout)
+    (node1,) = found["nodes"]
+    assert (node1["node"], node1["blocks"], node1["in use"], node1["warm"]) == ("node1", 1, 2, 2)
+    assert node1["address"] == "none yet"
+    (four,) = found["pools"]
+    assert (four["pool"], four["mode"], four["in use"], four["free"]) == ("four", "direct", 2, 28)
+    assert "node1" in CliRunner().invoke(status.command, words).stdout
 
 
 def test_an_api_that_is_away_is_a_sentence() -> None:
