@@ -6,6 +6,7 @@ has been told all, nothing is lost and nothing leaked.
 """
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -75,7 +76,7 @@ class WarmMachine(RuleBasedStateMachine):
         for module in (allocator_module, commits, handles):
             self.patches.setattr(module, "pause", _no_pause)
         memory = Path("/dev/shm")  # on a disk each line would be waited for
-        self.folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"cpy{os.getpid()}-", dir=memory if memory.is_dir() else None))
         self.cluster = IPAMCluster([pool("10.0.0.0/26", 28)], config(ip_cooldown_seconds=None))
         self.node = WarmNode(self.cluster, self.folder, base=4)
         self.pods: list[Pod] = []
