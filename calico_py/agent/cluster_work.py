@@ -44,12 +44,16 @@ class ClusterWork:
             pods=lambda: list_pods(parts.store),
             now=lambda: datetime.now(UTC),
         )
+
+        async def collect() -> int:
+            return (await collector.collect()).unsettled
+
         self.leader = Leader(
             parts.store,
             parts.config.node,
             parts.view,
             announcer=Announcer(self._recorder, self._uid),
-            collect=collector.collect,
+            collect=collect,
             other_problems=self._seen_by_all,
         )
 

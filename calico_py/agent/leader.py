@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # Seconds. Leaks are judged twice in Calico's grace period of 15 minutes; a deleted node is looked at sooner.
 COLLECT_INTERVAL = 450.0
+_SOON = 10.0
+_SOON_FOR = 300.0
 _DEBOUNCE = 0.1
 
 
@@ -72,7 +74,7 @@ class Leader:
         node: name of this node, the agent's identity in the election.
         view: what the agent watches anyway; ``mark`` is among the reactions to its changes.
         announcer: for what is wrong with cluster-wide objects.
-        collect: one pass of garbage collection.
+        collect: one pass of garbage collection; how much of deleted nodes is left that is soon to go.
         other_problems: of cluster-wide objects, beside those that are found here.
 
     Attributes:
@@ -86,7 +88,7 @@ class Leader:
         view: ClusterView,
         *,
         announcer: Announcer,
-        collect: Callable[[], Awaitable[object]],
+        collect: Callable[[], Awaitable[int]],
         other_problems: Callable[[], Iterable[Problem]] = tuple,
     ) -> None:
         self.leadership = Leadership(store, node, self.mark)
@@ -219,13 +221,18 @@ class Leader:
         return True
 
     async def _collect_garbage(self) -> None:
+        """Now and then; after a node's deletion until the API's last pod of it is gone and the last address cooled."""
+        clock = asyncio.get_running_loop().time
+        soon_until = clock() + _SOON_FOR
         while True:
             self._node_gone.clear()
+            left = 0
             try:
-                await self._collect()
+                left = await self._collect()
             except (StoreError, IPAMError) as error:
                 log.warning("nothing was collected: %s", error)
-            await _within(self._node_gone, COLLECT_INTERVAL)
+            if await _within(self._node_gone, _SOON if left and clock() < soon_until else COLLECT_INTERVAL):
+                soon_until = clock() + _SOON_FOR
 
 
 async def _within(event: asyncio.Event, seconds: float) -> bool:

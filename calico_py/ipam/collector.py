@@ -26,12 +26,14 @@ class Collected:
 
     Attributes:
         candidates: how many things wait for their grace period to pass.
+        unsettled: blocks of deleted nodes that remain: the API still has pods of theirs, or an address cools down.
     """
 
     released: Released
     blocks: tuple[Network, ...] = ()
     handles: tuple[str, ...] = ()
     candidates: int = 0
+    unsettled: int = 0
 
 
 class Collector:
@@ -82,7 +84,8 @@ class Collector:
         gone = [block.cidr for block in judgement.blocks if await self._release_block(block)]
         dropped = [handle.handle_id for handle in judgement.handles if await self._drop(handle)]
         self._allocator.forget_foreign_blocks()
-        return Collected(released, tuple(gone), tuple(dropped), len(judgement.memory))
+        unsettled = [b for b in standing if b.node is not None and b.node not in view.nodes and b.cidr not in gone]
+        return Collected(released, tuple(gone), tuple(dropped), len(judgement.memory), len(unsettled))
 
     def _living_nodes(self) -> frozenset[str]:
         nodes = frozenset(self._nodes())

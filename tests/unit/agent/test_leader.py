@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any
 
+import pytest
+
+from calico_py.agent import leader
 from calico_py.agent.announcer import Announcer
 from calico_py.agent.conditions import POOL_CONDITIONS, PoolConditions, Verdict, judge_pools, plan_conditions
 from calico_py.agent.leader import Leader
@@ -37,12 +40,14 @@ class Agent:
         self.node = node
         self.people = MemoryStore(store.storage)  # who makes and deletes the Node
         self.collected = 0
+        self.unsettled = 0
         self.problems: tuple[Problem, ...] = ()
         self.recorder = Recorder(store, node)
         self.view = ClusterView(store, node, self._mark)
 
-        async def collect() -> None:
+        async def collect() -> int:
             self.collected += 1
+            return self.unsettled
 
         self.leader = Leader(
             store,
@@ -171,6 +176,20 @@ async def test_an_agent_whose_node_is_deleted_gives_the_lead_away_until_the_node
             assert not gone.leader.leadership.leading
         await store.create(NODES, Node(Meta("node2")))
         await until(lambda: gone.leader.leadership.leading, within=5)
+
+
+async def test_what_is_left_of_a_deleted_node_is_looked_at_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader, "_SOON", 0.01)
+    store = MemoryStore()
+    agent = Agent(store)
+    agent.unsettled = 1
+    async with running(agent):
+        await until(lambda: agent.collected >= 5)
+        agent.unsettled = 0
+        await asyncio.sleep(0.1)
+        settled = agent.collected
+        await asyncio.sleep(0.1)
+        assert agent.collected == settled
 
 
 async def test_the_label_is_restored_within_a_second_and_taken_away_where_nothing_is_borrowed() -> None:
