@@ -84,7 +84,7 @@ def _remove_folders(folders: Iterable[Path]) -> list[str]:
         except FileNotFoundError:
             continue
         except OSError as error:
-            if error.errno == errno.EBUSY and Path(str(error.filename)) == folder:
+            if error.errno in (errno.EBUSY, errno.EROFS) and Path(str(error.filename)) == folder:
                 continue  # a mount point, in a container that is given the host's folder: empty by now
             problems.append(f"cannot remove {error.filename or folder}: {error.strerror}")
     return problems
