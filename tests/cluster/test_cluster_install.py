@@ -68,9 +68,7 @@ def test_pods_of_a_deployment_reach_each_other(pods: list[Pod]) -> None:
 def test_nodes_reach_pods_and_pods_reach_nodes(kube: Cluster, pods: list[Pod]) -> None:
     for node in kube.nodes.values():
         for pod in pods:
-            assert (
-                node.run("busybox", "wget", "-q", "-T", "3", "-O", "-", f"http://{pod.address()}/").strip() == pod.name
-            )
+            assert fetch(node.network, f"http://{pod.address()}/") == pod.name
             ping = pod.run(["ping", "-n", "-c", "1", "-W", "2", str(node.place.ipv4.ip)])
             assert ping.returncode == 0, f"{pod.name} to {node.name}: {ping.stdout}"
 

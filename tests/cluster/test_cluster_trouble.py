@@ -18,6 +18,8 @@ ACCOUNT = "system:serviceaccount:kube-system:calico-node"
 
 # Used in situations that these tests do not bring about.
 RARE = {
+    "get namespaces",  # before the watch has told of it
+    "get pods",
     "get events",  # one that is told again
     "patch events",
     "patch ipamblocks",  # a label that a foreign writer took away
@@ -28,7 +30,7 @@ RARE = {
 @pytest.fixture(scope="module")
 def pods(kube: Cluster) -> Iterator[list[Pod]]:
     """One pod on each node."""
-    set_mode(kube, "Always")
+    set_mode(kube, "Never")
     with one_on_each_node(kube) as made:
         yield made
 
@@ -91,7 +93,7 @@ def test_a_node_that_is_deleted_gives_everything_back_and_may_return(kube: Clust
         pass
     kube.stop("node3-kubelet")
     kube.kubectl("delete", "node", "node3")
-    seconds = wait_until(lambda: not _owned_by(kube, "node3"), within=90, what="the blocks of node3 are given back")
+    seconds = wait_until(lambda: not _owned_by(kube, "node3"), within=150, what="the blocks of node3 are given back")
     print(f"\nall of a deleted node was given back after {seconds:.0f} s")
     kube.start("node3-kubelet")
     wait_until(lambda: kube.ready_nodes() == set(kube.nodes), within=60, what="node3 is back")
@@ -121,7 +123,8 @@ def _in_use(kube: Cluster) -> set[str]:
     for block in kube.get("ipamblocks")["items"]:
         network, attributes = ip_network(block["spec"]["cidr"]), block["spec"]["attributes"]
         for ordinal, index in enumerate(block["spec"]["allocations"]):
-            if index is not None and not attributes[index]["handle_id"].startswith("calico-py-warm-"):
+            handle = attributes[index].get("handle_id") if index is not None else None
+            if handle and not handle.startswith("calico-py-warm-"):  # without one it cools down
                 found.add(str(network[ordinal]))
     return found
 
