@@ -22,6 +22,7 @@ RARE = {
     "get pods",
     "get events",  # one that is told again
     "patch events",
+    "get leases",  # two agents reached for it at once
     "patch ipamblocks",  # a label that a foreign writer took away
     "patch ippools",  # a changed environment
 }
