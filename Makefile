@@ -13,7 +13,7 @@ DEMO_PACKAGES := gcc libc6-dev python3-venv iproute2 nftables tcpdump iputils-pi
 IMAGE_PACKAGES := mmdebstrap python3-venv
 TEST_PACKAGES := $(DEMO_PACKAGES) $(IMAGE_PACKAGES) bird2 busybox-static conntrack containerd containernetworking-plugins cpio etcd-server iperf3 iptables kmod procps qemu-system-x86 qemu-user runc
 
-.PHONY: help demo demo-kube image test check bench docs clean packages-demo packages-image packages-test kubectl go
+.PHONY: help demo demo-kube image test test-cluster check lint bench docs clean packages-demo packages-image packages-test kubectl go
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -27,15 +27,20 @@ demo-kube: packages-test $(VENV)/.dev kubectl go ## the same on real Kubernetes:
 image: packages-image $(VENV)/.dev ## the container image, as build/calico-py.tar (root)
 	@$(BIN)/python -m deploy.image $(ARGS)
 
-test: packages-test $(VENV)/.dev kubectl go ## every test, with real kernels, API servers and BGP peers (root)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n 2 --dist loadfile $(ARGS)
+test: packages-test $(VENV)/.dev kubectl go ## every test but those of test-cluster: real kernels, API servers, BGP peers (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n 2 --dist loadfile --ignore=tests/cluster $(ARGS)
 
-check: $(VENV)/.dev ## format, lint, types, import contracts, unit tests; no root, under a minute
+test-cluster: packages-test $(VENV)/.dev kubectl go ## deploy/ on real Kubernetes: kubelets and containerd (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/cluster $(ARGS)
+
+check: lint ## format, lint, types, import contracts, unit tests; no root
+	@$(PYTEST) -q -m "not root" tests/unit tests/property tests/routing
+
+lint: $(VENV)/.dev ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(PYTEST) -q -m "not root" tests/unit tests/property tests/routing
 
 bench: packages-test $(VENV)/.dev kubectl ## the benchmarks of docs/benchmarks.md (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -m bench -o python_files='bench_*.py' -s tests

@@ -145,6 +145,7 @@ async def test_the_speaker_killed_leaves_no_process(lab: Lab) -> None:
 
 async def test_an_agent_that_restarts_is_told_the_same_table(lab: Lab) -> None:
     _, node, agent, bird = lab
+    await eventually(lambda: bool(agent.learned().in_sync))  # BIRD may be late with its End-of-RIB
     before, since = agent.learned(), bird.established()
     await agent.stop()
     bird.inject(INJECTED + " route 10.50.1.0/26 blackhole;")
