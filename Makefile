@@ -13,7 +13,7 @@ DEMO_PACKAGES := gcc libc6-dev python3-venv iproute2 nftables tcpdump iputils-pi
 IMAGE_PACKAGES := mmdebstrap python3-venv
 TEST_PACKAGES := $(DEMO_PACKAGES) $(IMAGE_PACKAGES) bird2 busybox-static conntrack containerd containernetworking-plugins cpio etcd-server iperf3 iptables kmod procps qemu-system-x86 qemu-user runc
 
-.PHONY: help demo demo-kube image test test-cluster check lint bench docs clean packages-demo packages-image packages-test kubectl go
+.PHONY: help demo demo-kube image test test-cluster soak check lint bench docs clean packages-demo packages-image packages-test kubectl go
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: packages-test $(VENV)/.dev kubectl go ## every test but those of test-clus
 
 test-cluster: packages-test $(VENV)/.dev kubectl go ## deploy/ on real Kubernetes: kubelets and containerd (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/cluster $(ARGS)
+
+soak: $(VENV)/.dev ## a random simulation of mode changes whose rare failure is not explained yet (docs/status.md)
+	@$(PYTEST) tests/property/soak_mode_changes.py $(ARGS)
 
 check: lint ## format, lint, types, import contracts, unit tests; no root
 	@$(PYTEST) -q -m "not root" tests/unit tests/property tests/routing
