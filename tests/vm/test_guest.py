@@ -30,6 +30,7 @@ def test_status_output_and_kernel() -> None:
     assert not Path("/etc/guest").exists()
 
 
+@pytest.mark.alone  # it looks at the processes of the machine
 def test_script_that_does_not_end_is_killed() -> None:
     before = _guests()
     with pytest.raises(GuestError, match="not done within 15 s"):
