@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from calico_py.dataplane.routes import OURS
 from calico_py.model.bgp import LearnedRoutes
 from calico_py.model.intent import (
-    PROTO_API,
     PROTO_BGP,
     Destination,
     Intent,
@@ -29,8 +29,6 @@ from calico_py.model.kernel import (
     RouteType,
 )
 from calico_py.model.net import Address, Network, network_at
-
-OURS = frozenset({PROTO_API, PROTO_BGP})
 
 
 @dataclass(frozen=True, slots=True)
