@@ -1,16 +1,23 @@
 """`calico-py lab`: a whole cluster on this machine. Only options and printing; what a command does is lab's."""
 
 import contextlib
-import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
 
 import click
 from rich.console import Console
 
+from calico_py.cli.lab_options import (
+    InOrder,
+    errors_told,
+    examples,
+    name_option,
+    only_option,
+    output_option,
+    template_options,
+)
 from calico_py.lab import (
     agents,
     descriptions,
@@ -28,53 +35,45 @@ from calico_py.lab.commands import LabError
 from calico_py.lab.live import LiveLab
 from calico_py.lab.state import StateDir
 from calico_py.lab.topology import DEFAULT_POOL, ApiServer, LabSpec
-from calico_py.model.net import Family, InvalidError
+from calico_py.model.net import Family
 from calico_py.model.pools import EncapMode
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _READY_WITHIN = 60.0  # seconds
 _ROUTED_WITHIN = 10.0  # seconds
 
 
-@click.group()
+@click.group(
+    cls=InOrder,
+    epilog=examples(
+        "up",
+        "pod add a --node node1",
+        "pod add b --node node2",
+        "ping pod/a pod/b",
+        "exec node1 -- ip route",
+        "down",
+    ),
+)
 def command() -> None:
-    """A whole cluster on this machine.
+    """A whole cluster on this machine (root).
 
-    Nodes are network namespaces, the API server is built in, everything else is the product itself.
+    Nodes are network namespaces, the API server is built in, everything else is the product itself. Nothing of it
+    touches the machine's own network.
     """
-
-
-def _errors(function: F) -> F:
-    """What goes wrong is a sentence and exit code 1, not a traceback."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (LabError, InvalidError) as error:
-            raise click.ClickException(str(error)) from None
-
-    return wrapped  # type: ignore[return-value]  # same signature, by functools.wraps
-
-
-def _name(function: F) -> F:
-    return click.option("--name", default="lab", show_default=True, help="Name of the lab.")(function)
-
-
-def _output(function: F) -> F:
-    choice = click.Choice(["text", "json"])
-    return click.option("-o", "--output", type=choice, default="text", show_default=True, help="How to print.")(
-        function
-    )
 
 
 def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-@command.command()
-@_name
+@command.command(
+    epilog=examples(
+        "up",
+        "up --nodes 4 --subnets 2 --ipip CrossSubnet",
+        "up --pool 10.244.0.0/16 --pool fd00:10:244::/56",
+        "up --name other --api kube",
+    )
+)
+@name_option
 @click.option("--nodes", type=int, default=3, show_default=True, help="How many nodes.")
 @click.option("--subnets", type=int, default=1, show_default=True, help="Among how many subnets they are spread.")
 @click.option(
@@ -98,7 +97,7 @@ def _print_json(value: object) -> None:
 @click.option(
     "--timeout", type=float, default=_READY_WITHIN, show_default=True, help="Seconds until all nodes must be ready."
 )
-@_errors
+@errors_told
 def up(*, name: str, nodes: int, subnets: int, api: str, pools: tuple[str, ...], ipip: str, timeout: float) -> None:
     """Make a cluster.
 
@@ -119,9 +118,9 @@ def up(*, name: str, nodes: int, subnets: int, api: str, pools: tuple[str, ...],
     click.echo(f"lab {name} is up: {len(lab.topology.nodes)} nodes; export KUBECONFIG={state.kubeconfig}")
 
 
-@command.command()
-@_name
-@_errors
+@command.command(epilog=examples("down", "down --name other"))
+@name_option
+@errors_told
 def down(name: str) -> None:
     """Take the cluster down.
 
@@ -131,10 +130,10 @@ def down(name: str) -> None:
     click.echo(f"lab {name} is down" if existed else f"lab {name}: there is none; nothing to do")
 
 
-@command.command()
-@_name
-@_output
-@_errors
+@command.command(epilog=examples("status", "status -o json"))
+@name_option
+@output_option
+@errors_told
 def status(name: str, output: str) -> None:
     """What runs where: nodes, processes, pods."""
     found = statuses.read_status(LiveLab(name))
@@ -144,9 +143,9 @@ def status(name: str, output: str) -> None:
         Console().print(statuses.render_table(found))
 
 
-@command.command()
-@_name
-@_errors
+@command.command(epilog="\b\nExamples:\n  export KUBECONFIG=$(calico-py lab kubeconfig)")
+@name_option
+@errors_told
 def kubeconfig(name: str) -> None:
     """Path of the kubeconfig for kubectl on this machine."""
     state = StateDir(name)
@@ -154,16 +153,16 @@ def kubeconfig(name: str) -> None:
     click.echo(state.kubeconfig)
 
 
-@command.group()
+@command.group(cls=InOrder)
 def pod() -> None:
     """Pods: made and removed as kubelet and runtime would."""
 
 
-@pod.command("add")
+@pod.command("add", epilog=examples("pod add a --node node1", "pod add b"))
 @click.argument("pod_name", metavar="POD")
 @click.option("--node", default="", help="Where to; without it, where the fewest pods are.")
-@_name
-@_errors
+@name_option
+@errors_told
 def pod_add(pod_name: str, node: str, name: str) -> None:
     """Create a pod and print its addresses as JSON."""
     lab = LiveLab(name)
@@ -175,20 +174,24 @@ def pod_add(pod_name: str, node: str, name: str) -> None:
     _print_json({"pod": record.name, "node": record.node, "addresses": addresses})
 
 
-@pod.command("del")
+@pod.command("del", epilog=examples("pod del a"))
 @click.argument("pod_name", metavar="POD")
-@_name
-@_errors
+@name_option
+@errors_told
 def pod_del(pod_name: str, name: str) -> None:
     """Remove a pod."""
     pods.delete(LiveLab(name), pod_name)
 
 
-@command.command("exec", context_settings={"ignore_unknown_options": True})
-@_name
+@command.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True},
+    epilog=examples("exec node1 -- ip route", "exec pod/a -- ip address", "exec node1 -- calico-py status"),
+)
+@name_option
 @click.argument("where", metavar="nodeN|pod/POD")
 @click.argument("argv", metavar="-- CMD", nargs=-1, required=True, type=click.UNPROCESSED)
-@_errors
+@errors_told
 def exec_(name: str, where: str, argv: tuple[str, ...]) -> None:
     """Run a command in a node or pod.
 
@@ -199,15 +202,15 @@ def exec_(name: str, where: str, argv: tuple[str, ...]) -> None:
     os.execvpe("nsenter", [*endpoint.enter(), *argv], endpoint.environment())  # noqa: S606 - the command takes this one's place
 
 
-@command.command()
+@command.command(epilog=examples("ping pod/a pod/b", "ping node1 pod/b -c 10 -o json", "ping pod/a 10.244.0.1"))
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option("-c", "--count", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
 @click.option("-4", "family", flag_value="4", help="IPv4 (the default where TO has it).")
 @click.option("-6", "family", flag_value="6", help="IPv6.")
-@_name
-@_output
-@_errors
+@name_option
+@output_option
+@errors_told
 def ping(*, source: str, target: str, count: int, family: str | None, name: str, output: str) -> None:
     """Ping from a node or pod.
 
@@ -225,7 +228,7 @@ def ping(*, source: str, target: str, count: int, family: str | None, name: str,
     sys.exit(0 if result.ok else 1)
 
 
-@command.command()
+@command.command(epilog=examples("flow pod/a pod/b", "flow node1 pod/b --seconds 30 --rate 100 -6"))
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option("--seconds", type=float, default=5.0, show_default=True)
@@ -234,9 +237,9 @@ def ping(*, source: str, target: str, count: int, family: str | None, name: str,
 )
 @click.option("--size", type=click.IntRange(min=16), default=64, show_default=True, help="Bytes of UDP payload.")
 @click.option("-6", "family", flag_value="6", help="IPv6.")
-@_name
-@_output
-@_errors
+@name_option
+@output_option
+@errors_told
 def flow(
     *, source: str, target: str, seconds: float, rate: int, size: int, family: str | None, name: str, output: str
 ) -> None:
@@ -256,60 +259,59 @@ def flow(
     sys.exit(0 if result.lost == 0 else 1)
 
 
-@command.group()
+@command.group(cls=InOrder)
 def agent() -> None:
-    """Stop, start, restart the agent of a node."""
+    """Stop, start, restart what runs on a node."""
 
 
-def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    for value in values:
-        if "=" not in value:
-            raise click.BadParameter(f"found {value!r}, expected K=V")
-    return dict(value.split("=", 1) for value in values)
-
-
-def _template(function: F) -> F:
-    environment = click.option(
-        "--env", multiple=True, callback=_pairs, metavar="K=V", help="Set in this node's agent from now on; repeatable."
-    )
-    generation = click.option("--generation", type=int, help="The DaemonSet's template generation that it comes from.")
-    return environment(generation(function))
-
-
-@agent.command("restart")
+@agent.command(
+    "stop", epilog=examples("agent stop node1", "agent stop node1 --only agent", "agent stop node2 --only speaker")
+)
 @click.argument("node")
-@_template
-@_name
-@_errors
-def agent_restart(node: str, env: Mapping[str, str], generation: int | None, name: str) -> None:
-    """Stop the agent of a node and start it again."""
-    agents.change(LiveLab(name), node, "restart", env=env, generation=generation)
+@only_option
+@name_option
+@errors_told
+def agent_stop(node: str, only: str | None, name: str) -> None:
+    """Stop agent, speaker and tunnel of a node (SIGTERM).
+
+    They stay down until `start` or `restart`.
+    """
+    agents.change(LiveLab(name), node, "stop", only=only or "")
 
 
-@agent.command("stop")
+@agent.command("start", epilog=examples("agent start node1", "agent start node1 --env CALICO_IPV4POOL_IPIP=Never"))
 @click.argument("node")
-@_name
-@_errors
-def agent_stop(node: str, name: str) -> None:
-    """Stop the agent of a node (SIGTERM); it stays down. Speaker and tunnel go on."""
-    agents.change(LiveLab(name), node, "stop")
+@only_option
+@template_options
+@name_option
+@errors_told
+def agent_start(node: str, only: str | None, env: Mapping[str, str], generation: int | None, name: str) -> None:
+    """Start what was stopped on a node."""
+    agents.change(LiveLab(name), node, "start", only=only or "", env=env, generation=generation)
 
 
-@agent.command("start")
+@agent.command(
+    "restart",
+    epilog=examples("agent restart node1", "agent restart node1 --env CALICO_IPV4POOL_IPIP=Never --generation 2"),
+)
 @click.argument("node")
-@_template
-@_name
-@_errors
-def agent_start(node: str, env: Mapping[str, str], generation: int | None, name: str) -> None:
-    """Start the agent of a node that was stopped."""
-    agents.change(LiveLab(name), node, "start", env=env, generation=generation)
+@only_option
+@template_options
+@name_option
+@errors_told
+def agent_restart(node: str, only: str | None, env: Mapping[str, str], generation: int | None, name: str) -> None:
+    """Stop the agent of a node and start it again.
+
+    As a rollout of its DaemonSet does: speaker and tunnel go on. With --only it is of another process.
+    """
+    agents.change(LiveLab(name), node, "restart", only=only or "", env=env, generation=generation)
 
 
-@command.command()
+@command.command(epilog=examples("kill node1 agent", "kill node2 exabgp"))
 @click.argument("node")
 @click.argument("process", type=click.Choice(agents.KILLABLE))
-@_name
-@_errors
+@name_option
+@errors_told
 def kill(node: str, process: str, name: str) -> None:
     """SIGKILL a process of a node.
 
@@ -319,12 +321,12 @@ def kill(node: str, process: str, name: str) -> None:
     click.echo(f"{node}: killed {process}, process {', '.join(map(str, pids))}")
 
 
-@command.command()
+@command.command(epilog=examples("logs node1 -f", "logs node1 --process speaker"))
 @click.argument("node")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("--process", type=click.Choice(log_files.PROCESSES), help="Only of this one.")
-@_name
-@_errors
+@name_option
+@errors_told
 def logs(node: str, follow: bool, process: str | None, name: str) -> None:
     """Print what the processes of a node have logged."""
     with contextlib.suppress(KeyboardInterrupt):
@@ -332,19 +334,19 @@ def logs(node: str, follow: bool, process: str | None, name: str) -> None:
             click.echo(line)
 
 
-@command.command()
+@command.command(epilog=examples("cni node1"))
 @click.argument("node")
-@_name
-@_errors
+@name_option
+@errors_told
 def cni(node: str, name: str) -> None:
     """What a runtime needs to call the plugin, as JSON."""
     _print_json(descriptions.describe_cni(LiveLab(name).node(node)))
 
 
-@command.command()
+@command.command(epilog=examples("demo", "demo --picture cluster.svg"))
 @click.option("--name", default=demonstration.NAME, show_default=True, help="Name of the demo's own lab.")
 @click.option("--picture", default="calico-py-demo.svg", show_default=True, help="Where to write the picture.")
-@_errors
+@errors_told
 def demo(name: str, picture: str) -> None:
     """IPIP, then BGP, without a lost packet: in a minute."""
     demonstration.run(name, picture, Console())

@@ -31,7 +31,8 @@ class Child:
         name: within the lab, such as ``node1-agent``; also of its log.
         node, process: for people and for `lab status`.
         command: makes the arguments at each start. environment: all of it.
-        wanted: it should run. pass_fds: open descriptors that it finds as 3, 4 and on.
+        wanted: it should run on this node. held: somebody stopped it, so that it does not. pass_fds: open descriptors
+            that it finds as 3, 4 and on.
         pid: in the supervisor's PID namespace, 0 while it does not run; identity: in the host's.
         restart_at: monotonic seconds; None if no start is due.
     """
@@ -44,6 +45,7 @@ class Child:
     log: Path
     mark: str
     wanted: bool = True
+    held: bool = False
     pass_fds: tuple[int, ...] = ()
     pid: int = 0
     identity: Identity | None = None
@@ -52,6 +54,11 @@ class Child:
     restart_at: float | None = None
     _started: float = 0.0
     _failures: int = field(default=0)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to run, and to be started again when it ends."""
+        return self.wanted and not self.held
 
     def start(self) -> None:
         """Run it now; its output is appended to the log.
@@ -73,14 +80,14 @@ class Child:
         self._started = time.monotonic()
 
     def ended(self, status: int) -> None:
-        """The process was reaped with that wait status: sweep what it left, and plan the restart if it is wanted."""
+        """The process was reaped with that wait status: sweep what it left, and plan the restart if it is due."""
         self.sweep()
         code = os.waitstatus_to_exitcode(status)
         self.last_exit = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         self.pid, self.identity = 0, None
         now = time.monotonic()
         self._failures = 0 if now - self._started > _LONG_LIFE else self._failures
-        if self.wanted:
+        if self.due:
             self.restart_at = now + _DELAYS[min(self._failures, len(_DELAYS) - 1)]
             self.restarts += 1
             self._failures += 1
@@ -103,7 +110,8 @@ class Child:
             "name": self.name,
             "node": self.node,
             "process": self.process,
-            "wanted": self.wanted,
+            "wanted": self.due,
+            "held": self.held,
             "pid": self.identity.pid if self.identity else 0,
             "start": self.identity.start if self.identity else 0,
             "restarts": self.restarts,

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ class RunningFlow:
         for end in ends:
             if _line(end).strip() != "receiving":
                 raise LabError(f"flow: an end did not start: {_rest(end)}")
-        self._say("go")
+        self.say("go")
 
     def stop(self) -> FlowResult:
         """Stop sending, wait for what is under way, and compare what was sent with what came.
@@ -57,9 +57,15 @@ class RunningFlow:
         Raises:
             LabError: an end has died.
         """
-        self._say("stop")
-        time.sleep(LINGER)
-        self._say("report")
+        return stop_all([self])[0]
+
+    def report(self) -> FlowResult:
+        """What came of what was sent; once, after ``stop`` was said.
+
+        Raises:
+            LabError: an end has died.
+        """
+        self.say("report")
         reports = []
         for end in self._ends:
             try:
@@ -69,12 +75,25 @@ class RunningFlow:
         here, there = reports
         return FlowResult(compute_direction(here, there), compute_direction(there, here))
 
-    def _say(self, word: str) -> None:
+    def say(self, word: str) -> None:
+        """Give both ends a word of calico_py.lab.flow: go, stop, report."""
         for end in self._ends:
             assert end.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 end.stdin.write(f"{word}\n")
                 end.stdin.flush()
+
+
+def stop_all(running: Sequence[RunningFlow]) -> list[FlowResult]:
+    """Stop several flows at once; their results in order.
+
+    Raises:
+        LabError: an end has died.
+    """
+    for each in running:
+        each.say("stop")
+    time.sleep(LINGER)
+    return [each.report() for each in running]
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ class Kubelet:
             asyncio.get_running_loop().call_later(delay, self._start_if_due, child)
 
     def _start_if_due(self, child: Child) -> None:
-        if child.wanted and not child.pid and child.restart_at is not None:
+        if child.due and not child.pid and child.restart_at is not None:
             try:
                 child.start()
             except OSError as error:
@@ -113,38 +113,47 @@ class Kubelet:
         if child is None or child.wanted == wanted:
             return
         child.wanted = wanted
-        if wanted and not child.pid:
-            child.forgive()
-            child.start()
-        elif child.identity and not wanted:
+        if child.identity and not wanted:
             child.identity.kill(signal.SIGTERM)
+        self._start_if_stopped(child)
         self._save()
 
-    async def change_agent(
-        self, node: str, action: str, env: Mapping[str, str], generation: int | None
+    async def change(
+        self, node: str, action: str, only: str, env: Mapping[str, str], generation: int | None
     ) -> Mapping[str, Any]:
-        """Stop, start or restart the agent of a node; environment and generation stay for later starts.
+        """Stop, start or restart what runs on a node; the agent's environment and generation stay for later starts.
+
+        ``stop`` ends agent, speaker and tunnel, which stay down; ``start`` brings all back; ``restart`` ends the agent
+        alone, as a rollout does, and brings all back. With ``only`` each concerns that process.
 
         Raises:
             LabError: it has never been started.
         """
-        child = self._child(node, environments.AGENT)
+        concerned = [self._child(node, process) for process in ([only] if only else environments.PROCESSES)]
         if action != "stop":
             self._extra.setdefault(node, {}).update(env)
             self._generations[node] = generation or self._generations.get(node, 1)
-            child.environment = self._environment(node)
-        if action != "start":
-            await self._stop(child)
-        if action != "stop" and not child.pid:
-            child.wanted = True
+            self._child(node, environments.AGENT).environment = self._environment(node)
+        if action == "stop":
+            await asyncio.gather(*map(self._stop, concerned))
+        elif action == "restart":
+            await self._stop(self._child(node, only or environments.AGENT))
+        if action != "stop":
+            for child in concerned:
+                child.held = False
+                self._start_if_stopped(child)
+        self._save()
+        return {child.process: child.describe() for child in concerned}
+
+    def _start_if_stopped(self, child: Child) -> None:
+        """Run it at once, if it is to run and does not; whatever pause its failures would have cost it."""
+        if child.due and not child.pid:
             child.forgive()
             child.start()
-        self._save()
-        return child.describe()
 
     async def _stop(self, child: Child) -> None:
         """SIGTERM, and SIGKILL for one that does not end; stays down."""
-        child.wanted = False
+        child.held = True
         child.forgive()
         if child.identity is None:
             return

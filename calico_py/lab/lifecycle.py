@@ -23,7 +23,7 @@ from calico_py.lab.topology import ApiServer, LabSpec, is_namespace_of
 _SUPERVISOR = "calico_py.lab.supervisor"
 _NETNS_DIR_MADE = "netns-directory-made"
 _KILL_WITHIN = 10.0  # seconds
-_REAP_WITHIN = 2.0  # seconds for the machine's first process, whose child the supervisor is
+_REAP_WITHIN = 2.0  # seconds
 _SOCKET_WITHIN = 10.0  # seconds
 
 
@@ -49,8 +49,10 @@ def start(spec: LabSpec, progress: Callable[[str], None]) -> StateDir:
     return state
 
 
-def down(name: str) -> bool:
+def down(name: str, *, reaped: bool = True) -> bool:
     """Take a lab down, whatever is left of it; True if anything was.
+
+    ``reaped``: wait also until the machine's first process, whose child the supervisor is, has taken note of its end.
 
     Raises:
         LabError: something could not be removed.
@@ -59,7 +61,7 @@ def down(name: str) -> bool:
     _check_root()
     with base_lock():
         existed = state.path.exists()
-        _kill_supervisor(state)
+        supervisors = _kill_supervisors(state)
         for netns in namespaces.list_names():
             if is_namespace_of(netns, name):
                 existed = True
@@ -68,6 +70,8 @@ def down(name: str) -> bool:
             shutil.rmtree(state.path)
         if not list_labs():
             _leave_nothing()
+    if reaped:
+        _wait_until_reaped(supervisors)
     return existed
 
 
@@ -133,13 +137,18 @@ def _last_words(state: StateDir) -> str:
     return ""
 
 
-def _kill_supervisor(state: StateDir) -> None:
+def _kill_supervisors(state: StateDir) -> list[Identity]:
     """SIGKILL the supervisor and whoever is about to become it; found by their command, as the state may be partial."""
     pids = find_by_command("-m", _SUPERVISOR, state.name)
     supervisors = [found for found in map(Identity.of, pids) if found]
     for supervisor in supervisors:
         if not supervisor.kill(wait=_KILL_WITHIN):
             raise LabError(f"lab {state.name}: its supervisor, process {supervisor.pid}, does not end on SIGKILL")
+    return supervisors
+
+
+def _wait_until_reaped(supervisors: list[Identity]) -> None:
+    """Until /proc does not list them any more, or for so long: some first processes reap seldom, or never."""
     deadline = time.monotonic() + _REAP_WITHIN
     while any(supervisor.listed for supervisor in supervisors) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -78,6 +78,7 @@ def _process(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "pid": entry["pid"] if identity is None or identity.alive else 0,
         "wanted": entry.get("wanted", True),
+        "held": entry.get("held", False),
         "restarts": entry.get("restarts", 0),
         "last_exit": entry.get("last_exit", ""),
     }
@@ -89,7 +90,7 @@ def _cell(process: Mapping[str, Any] | None) -> str:
         return "-"
     if process["pid"]:
         return str(process["pid"])
-    return "ended" if process["wanted"] else "stopped" if process["last_exit"] else "-"
+    return "ended" if process["wanted"] else "stopped" if process["held"] else "-"
 
 
 def _running(identity: Identity | None) -> int:

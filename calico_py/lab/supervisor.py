@@ -170,8 +170,8 @@ class Supervisor:
                 async for line in self._follow_boot():
                     yield line
             case "agent":
-                env, generation = request["env"], request["generation"]
-                yield {"result": await self._kubelet.change_agent(request["node"], request["action"], env, generation)}
+                wish = (request["action"], request.get("only", ""), request["env"], request["generation"])
+                yield {"result": await self._kubelet.change(request["node"], *wish)}
             case "kill":
                 yield {"result": self._kubelet.kill(request["node"], request["process"])}
             case other:

@@ -51,17 +51,55 @@ def test_a_killed_agent_is_back_within_a_second(lab: LiveLab) -> None:
     assert (found["restarts"], found["last_exit"]) == (before["restarts"] + 1, "SIGKILL")
 
 
-def test_a_stopped_agent_stays_down_until_it_is_started(lab: LiveLab) -> None:
+def _label(lab: LiveLab, node: str, engine: str | None) -> None:
+    """Ask for a userspace tunnel on a node, or no longer."""
+    lab.api().patch(f"{objects.NODES}/{node}", {"metadata": {"labels": {NODE_TUNNEL_ENGINE_LABEL: engine}}})
+
+
+def _running(lab: LiveLab, node: str) -> set[str]:
+    return {process for process in agents.PROCESSES if marked(lab.state.name, f"{node}-{process}")}
+
+
+def test_what_was_stopped_stays_down_until_it_is_started(lab: LiveLab) -> None:
+    """Agent, speaker and tunnel, whatever the label says meanwhile and whichever had just been killed."""
+    _label(lab, "node2", "userspace")
+    _until(lambda: _running(lab, "node2") == {"agent", "speaker", "tunnel"}, within=5)
+    agents.kill(lab, "node2", "speaker")
     agents.change(lab, "node2", "stop")
-    assert not marked(lab.state.name, "node2-agent")
+    assert not _running(lab, "node2")
+    _label(lab, "node2", None)
+    _label(lab, "node2", "userspace")
     time.sleep(0.5)
-    assert not marked(lab.state.name, "node2-agent")
-    assert marked(lab.state.name, "node2-speaker")
+    assert not _running(lab, "node2")
     assert "no agent listens" in find_causes(lab)["node2"]
+    assert calico_py("lab", "status", "--name", lab.state.name).stdout.count("stopped") == 3
     with pytest.raises(LabError, match="no process agent"):
         agents.kill(lab, "node2", "agent")
     agents.change(lab, "node2", "start")
+    _until(lambda: _running(lab, "node2") == {"agent", "speaker", "tunnel"}, within=2)
     _until(lambda: ask_agent(lab.node("node2").place.netns, "/readiness").status == 200)
+    _label(lab, "node2", None)
+    _until(lambda: _running(lab, "node2") == {"agent", "speaker"}, within=5)
+
+
+def test_one_process_alone_may_be_stopped(lab: LiveLab) -> None:
+    for process, others in (("agent", {"speaker"}), ("speaker", {"agent"})):
+        done = calico_py("lab", "agent", "stop", "node2", "--only", process, "--name", lab.state.name)
+        assert done.returncode == 0, done.stderr
+        assert _running(lab, "node2") == others
+        agents.change(lab, "node2", "start", only=process)
+        _until(lambda: _running(lab, "node2") == {"agent", "speaker"}, within=2)
+
+
+def test_a_restart_is_of_the_agent_and_brings_back_what_was_stopped(lab: LiveLab) -> None:
+    before = {process: _process(lab, "node1", process)["pid"] for process in ("agent", "speaker")}
+    agents.change(lab, "node1", "restart")
+    after = {process: _process(lab, "node1", process)["pid"] for process in ("agent", "speaker")}
+    assert after["agent"] not in (0, before["agent"])
+    assert after["speaker"] == before["speaker"]
+    agents.change(lab, "node1", "stop", only="speaker")
+    agents.change(lab, "node1", "restart")
+    assert _process(lab, "node1", "speaker")["pid"]
 
 
 def test_restart_takes_a_new_environment_and_keeps_it(lab: LiveLab) -> None:
@@ -96,13 +134,12 @@ def test_an_agent_that_is_not_ready_says_why_and_up_fails_with_it(lab: LiveLab) 
 
 def test_the_tunnel_runs_while_the_label_asks_for_it(lab: LiveLab) -> None:
     assert not marked(lab.state.name, "node1-tunnel")
-    path = f"{objects.NODES}/node1"
-    lab.api().patch(path, {"metadata": {"labels": {NODE_TUNNEL_ENGINE_LABEL: "userspace"}}})
+    _label(lab, "node1", "userspace")
     _until(lambda: marked(lab.state.name, "node1-tunnel"), within=5)
     assert not marked(lab.state.name, "node2-tunnel")
     agents.kill(lab, "node1", "tunnel")
     _until(lambda: _process(lab, "node1", "tunnel")["restarts"] == 1, within=5)
-    lab.api().patch(path, {"metadata": {"labels": {NODE_TUNNEL_ENGINE_LABEL: None}}})
+    _label(lab, "node1", None)
     _until(lambda: not marked(lab.state.name, "node1-tunnel"), within=5)
     time.sleep(0.5)
     assert not marked(lab.state.name, "node1-tunnel")
@@ -115,10 +152,9 @@ def test_a_killed_api_server_comes_back_at_the_same_address_with_its_objects(lab
     os.kill(before["pid"], signal.SIGKILL)
     _until(lambda: _process(lab, "", "api")["pid"] not in (0, before["pid"]))
     _until(lambda: api.get("/api/v1/namespaces/kept")["metadata"]["name"] == "kept")
-    path = f"{objects.NODES}/node2"
-    api.patch(path, {"metadata": {"labels": {NODE_TUNNEL_ENGINE_LABEL: "userspace"}}})
+    _label(lab, "node2", "userspace")
     _until(lambda: marked(lab.state.name, "node2-tunnel"), within=5)
-    api.patch(path, {"metadata": {"labels": {NODE_TUNNEL_ENGINE_LABEL: None}}})
+    _label(lab, "node2", None)
 
 
 def test_nodes_are_registered_with_addresses_of_both_families(lab: LiveLab) -> None:
