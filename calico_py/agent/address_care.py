@@ -21,10 +21,12 @@ from calico_py.model.names import WORKLOAD_PREFIX
 from calico_py.model.net import Address
 from calico_py.model.store import StoreError
 from calico_py.model.wiring import PodWiring
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
 _CLAIM_SECONDS = 2.0  # a claim that goes well is settled long before
+_LONGEST_PAUSE = 30.0
 
 
 class AddressCare:
@@ -46,7 +48,9 @@ class AddressCare:
         self._wiring = wiring
         self._kernel = kernel
         self._node = node
+        self._trouble = Trouble(log)
         self._changed = asyncio.Event()
+        self._claims = asyncio.Event()
 
     def mark(self) -> None:
         """Something that is watched changed."""
@@ -57,6 +61,11 @@ class AddressCare:
         await self._view.wait_in_sync()
         await self._until_done(self._start, "pods get no addresses yet")
         await self._until_done(self._reconcile, "addresses of dead containers are not looked for yet")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(), name="own blocks")
+            tasks.create_task(self._settle(), name="own claims")
+
+    async def _listen(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -64,8 +73,7 @@ class AddressCare:
                 self._allocator.observe(block)
             self._warm.mark()
             if self._unsettled():
-                await asyncio.sleep(_CLAIM_SECONDS)
-                await self._settle()
+                self._claims.set()
 
     async def _until_done(self, work: Callable[[], Awaitable[None]], otherwise: str) -> None:
         backoff = Backoff()
@@ -73,9 +81,10 @@ class AddressCare:
             try:
                 await work()
             except (StoreError, IPAMError) as error:
-                log.warning("%s: %s", otherwise, error)
+                self._trouble.tell(otherwise, error)
                 await asyncio.sleep(backoff.wait())
             else:
+                self._trouble.over()
                 return
 
     async def _start(self) -> None:
@@ -97,17 +106,26 @@ class AddressCare:
         return Living(containers=containers, addresses=routed)
 
     def _unsettled(self) -> bool:
+        """Not of a Node that was deleted: its claims are the leader's to end."""
         claims = self._view.affinities.objects.values()
-        return any(
+        return self._node in self._view.nodes.objects and any(
             claim.node == self._node and claim.state != AffinityState.CONFIRMED and not claim.deleted
             for claim in claims
         )
 
     async def _settle(self) -> None:
-        if not self._unsettled():
-            return
-        try:
-            await self._allocator.repair()
-        except (StoreError, IPAMError) as error:
-            log.warning("an unsettled claim of this node is tried again: %s", error)
-            self._changed.set()
+        backoff = Backoff(_CLAIM_SECONDS, cap=_LONGEST_PAUSE)
+        while True:
+            await self._claims.wait()
+            await asyncio.sleep(_CLAIM_SECONDS)
+            self._claims.clear()
+            try:
+                if self._unsettled():
+                    await self._allocator.repair()
+            except (StoreError, IPAMError) as error:
+                self._trouble.tell("a claim of this node stays unsettled", error)
+                await asyncio.sleep(backoff.wait())
+                self._claims.set()
+            else:
+                self._trouble.over()
+                backoff.reset()

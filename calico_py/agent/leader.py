@@ -27,6 +27,7 @@ from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED
 from calico_py.model.pools import IPPool
 from calico_py.model.store import ConflictError, Json, Kind, NotFoundError, Store, StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class Leader:
 
     async def _look_after_pools(self) -> None:
         """Write conditions when the verdict on a pool changes, and now and then in case someone else wrote them."""
-        backoff = Backoff()
+        backoff, trouble = Backoff(), Trouble(log)
         written: _Verdicts | None = None
         while True:
             self._pools_changed.clear()
@@ -167,9 +168,10 @@ class Leader:
                 if current != written:
                     await self._write_conditions(verdicts)
             except StoreError as error:
-                log.info("the pools' conditions are not written yet: %s", error)
+                trouble.tell("the pools' conditions are not written yet", error)
                 await asyncio.sleep(backoff.wait())
                 continue
+            trouble.over()
             backoff.reset()
             written = current if await _within(self._pools_changed, COLLECT_INTERVAL) else None
             await asyncio.sleep(_DEBOUNCE)
@@ -193,44 +195,49 @@ class Leader:
         """Restore the label that a foreign writer, which knows nothing of it, took away with its write."""
         changed = asyncio.Event()
         marks = Reflector(self._store, _MARKS, changed.set)
-        backoff = Backoff()
+        backoff, trouble = Backoff(), Trouble(log)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(marks.run(), name="reflector of all blocks")
             while True:
                 await changed.wait()
                 changed.clear()
                 wrong = [mark for mark in marks.objects.values() if not mark.true]
-                if all([await self._restore(mark) for mark in wrong]):
-                    backoff.reset()
-                    await asyncio.sleep(_DEBOUNCE)
-                else:
+                failed = [failure for mark in wrong if (failure := await self._restore(mark)) is not None]
+                if failed:
+                    trouble.tell(f"the label {LABEL_BORROWED} of {len(failed)} blocks stays wrong", failed[0])
                     changed.set()
                     await asyncio.sleep(backoff.wait())
+                else:
+                    trouble.over()
+                    backoff.reset()
+                    await asyncio.sleep(_DEBOUNCE)
 
-    async def _restore(self, mark: _Mark) -> bool:
-        """Whether nothing is left to do: a block that changed meanwhile is told of by the watch."""
+    async def _restore(self, mark: _Mark) -> StoreError | None:
+        """Why it could not be; a block that changed meanwhile is told of by the watch."""
         labels = {LABEL_BORROWED: "true" if mark.borrowed else None}
         patch = {"metadata": {"resourceVersion": mark.meta.resource_version, "labels": labels}}
         try:
             await self._store.patch(_MARKS, mark.meta.name, patch)
         except (ConflictError, NotFoundError):
-            return True
+            return None
         except StoreError as error:
-            log.warning("block %s: the label %s is wrong: %s", mark.meta.name, LABEL_BORROWED, error)
-            return False
-        return True
+            return error
+        return None
 
     async def _collect_garbage(self) -> None:
         """Now and then; after a node's deletion until the API's last pod of it is gone and the last address cooled."""
         clock = asyncio.get_running_loop().time
         soon_until = clock() + _SOON_FOR
+        trouble = Trouble(log)
         while True:
             self._node_gone.clear()
             left = 0
             try:
                 left = await self._collect()
             except (StoreError, IPAMError) as error:
-                log.warning("nothing was collected: %s", error)
+                trouble.tell("leaked addresses were not collected", error)
+            else:
+                trouble.over()
             if await _within(self._node_gone, _SOON if left and clock() < soon_until else COLLECT_INTERVAL):
                 soon_until = clock() + _SOON_FOR
 

@@ -50,6 +50,7 @@ from calico_py.kube.client import KubeStore, connect
 from calico_py.model.kernel import Addr, Kernel
 from calico_py.model.store import StoreError
 from calico_py.routing.pools import select_pools
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,9 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         taken=lambda: [affinity.cidr for affinity in view.affinities.objects.values()],
     )
     tunnel_address = TunnelAddress(
-        allocator, needed=lambda: wants_ipip(view.pools.objects.values()), on_change=on_change
+        allocator,
+        needed=lambda: config.node in view.nodes.objects and wants_ipip(view.pools.objects.values()),
+        on_change=on_change,
     )
     speaker = ExaBGPSpeaker()
     learner = Learner(speaker, on_change)
@@ -149,6 +152,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         base=agent.config.warm_addresses,
         families=agent.families,
         now=lambda: datetime.now(UTC),
+        has_node=lambda: agent.has_node,
     )
     plugin = Plugin(
         wiring=agent.wiring,
@@ -237,7 +241,7 @@ async def _start(agent: Parts) -> None:
     """What is done once, when the API is in sync: the environment's pools."""
     await agent.view.wait_in_sync()
     await agent.own.wait()
-    backoff = Backoff()
+    backoff, trouble = Backoff(), Trouble(log)
     while True:
         try:
             agent.env_problems = await write_default_pools(
@@ -248,10 +252,12 @@ async def _start(agent: Parts) -> None:
             )
             for problem in agent.env_problems:
                 log.warning("%s", problem.message)
-            return
         except StoreError as error:
-            log.warning("the environment's pools are not looked after yet: %s", error)
+            trouble.tell("the environment's pools are not looked after yet", error)
             await asyncio.sleep(backoff.wait())
+        else:
+            trouble.over()
+            return
 
 
 async def _install_conflist(agent: Parts) -> None:

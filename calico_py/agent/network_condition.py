@@ -17,6 +17,7 @@ from calico_py.kube.backoff import Backoff
 from calico_py.model.kinds import NODES, decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.store import Json, Kind, NotFoundError, Store, StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +84,17 @@ class NetworkCondition:
         self._marker.touch()
 
     async def _write(self, status: str, reason: str, message: str) -> None:
-        backoff = Backoff()
+        backoff, trouble = Backoff(), Trouble(log)
         while True:
             try:
                 await self._write_once(status, reason, message)
-                return
             except NotFoundError:
                 log.debug("Node %s is not there yet", self._node)
             except StoreError as error:
-                log.warning("the condition %s was not written: %s", CONDITION, error)
+                trouble.tell(f"Node {self._node}: the condition {CONDITION} was not written", error)
+            else:
+                trouble.over()
+                return
             await asyncio.sleep(backoff.wait())
 
     async def _write_once(self, status: str, reason: str, message: str) -> None:

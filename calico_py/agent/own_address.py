@@ -15,17 +15,19 @@ from calico_py.agent.config import AgentConfig
 from calico_py.agent.own_node import OWN_NODE, OwnNode
 from calico_py.agent.publish import NodePublisher
 from calico_py.agent.spellings import Method
+from calico_py.kube.backoff import Backoff
 from calico_py.model.kernel import Addr, Kernel, KernelEvent, Link, Route
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS, WORKLOAD_PREFIX
 from calico_py.model.net import FAMILIES, Address, Family, Interface, InvalidError, parse_address, parse_interface
 from calico_py.model.store import NotFoundError, Store, StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
 ANNOTATIONS: Mapping[Family, str] = {4: NODE_IPV4_ADDRESS, 6: NODE_IPV6_ADDRESS}
 INTERVAL = timedelta(seconds=60)
-RETRY = timedelta(seconds=1)
-_PROBE_PORT = 80  # Calico's can-reach connects a UDP socket to it; nothing is sent
+_NO_NODE = "does not exist: set NODENAME to the name that kubectl get nodes shows"
+_PROBE_PORT = 80  # Calico's can-reach connects a UDP socket to it
 
 
 class OwnAddress:
@@ -58,6 +60,7 @@ class OwnAddress:
         self._look = asyncio.Event()
         self._looked = asyncio.Event()
         self._node: OwnNode | None = None
+        self._trouble, self._asking, self._probing, self._reading = (Trouble(log) for _ in range(4))
 
     def address(self, family: Family) -> Interface | None:
         """The node's address of a family."""
@@ -94,13 +97,15 @@ class OwnAddress:
 
     async def run(self) -> None:
         """Look now, at every change, and once a minute, for ever; the API is asked once a minute."""
-        loop = asyncio.get_running_loop()
+        loop, backoff = asyncio.get_running_loop(), Backoff()
         due = loop.time()
         while True:
             self._look.clear()
             if loop.time() >= due:
-                wait = INTERVAL if await self._ask() else RETRY
-                due = loop.time() + wait.total_seconds()
+                asked = await self._ask()
+                due = loop.time() + (INTERVAL.total_seconds() if asked else backoff.wait())
+                if asked:
+                    backoff.reset()
             if self._node is not None:
                 await self._choose(self._node)
             try:
@@ -118,16 +123,16 @@ class OwnAddress:
             self._node = await self._store.get(OWN_NODE, self._config.node)
         except NotFoundError:
             self._node = None
-            self._tell(
-                f"Node {self._config.node} does not exist: set NODENAME to the name that kubectl get nodes shows"
-            )
+            why = "was deleted: what runs here goes on; stop this agent" if self.choices else _NO_NODE
+            self._tell(f"Node {self._config.node} {why}")
             return False
         except StoreError as error:
             if self._node is None:
-                self._tell(f"Node {self._config.node} cannot be read yet: {error}")
+                self._tell(f"Node {self._config.node} cannot be read yet", error)
             else:
-                log.warning("Node %s cannot be read, going by what was known: %s", self._config.node, error)
+                self._asking.tell(f"Node {self._config.node} cannot be read, going by what was known", error)
             return False
+        self._asking.over()
         return True
 
     async def _choose(self, node: OwnNode) -> None:
@@ -172,27 +177,40 @@ class OwnAddress:
         detection = self._config.methods[family]
         if detection.method != Method.CAN_REACH:
             return None
-        kind = socket.AF_INET if family == 4 else socket.AF_INET6
         try:
-            ((*_, target), *_) = await asyncio.get_running_loop().getaddrinfo(
-                detection.arguments[0], _PROBE_PORT, family=kind, type=socket.SOCK_DGRAM
-            )
-            with socket.socket(kind, socket.SOCK_DGRAM) as probe:
-                probe.connect(target)
-                return parse_address(probe.getsockname()[0], field="can-reach")
+            found = await _source(family, detection.arguments[0])
         except OSError as error:
-            log.warning("can-reach=%s: %s", detection.arguments[0], error)
+            self._probing.tell(f"{detection}, IPv{family}", error, party=str(family))
             return None
+        self._probing.over(party=str(family))
+        return found
 
     def _annotated(self, node: OwnNode, family: Family) -> Interface | None:
         text = node.meta.annotations.get(ANNOTATIONS[family], "")
         try:
             return parse_interface(text, field=ANNOTATIONS[family]) if text else None
         except InvalidError as error:
-            log.warning("Node %s: %s; it is looked up anew", self._config.node, error)
+            self._reading.tell(f"Node {self._config.node}", f"{error}; it is looked up anew", party=str(family))
             return None
 
-    def _tell(self, problem: str) -> None:
-        if problem and problem != self.problem:
-            log.warning("%s", problem)
-        self.problem = problem
+    def _tell(self, problem: str, cause: Exception | str = "") -> None:
+        self.problem = f"{problem}: {cause}" if cause else problem
+        if problem:
+            self._trouble.tell(problem, cause)
+        else:
+            self._trouble.over()
+
+
+async def _source(family: Family, host: str) -> Address:
+    """The source address that the kernel takes towards a host; nothing is sent.
+
+    Raises:
+        OSError: the name is not known, or no way leads there.
+    """
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    ((*_, target), *_) = await asyncio.get_running_loop().getaddrinfo(
+        host, _PROBE_PORT, family=kind, type=socket.SOCK_DGRAM
+    )
+    with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+        probe.connect(target)
+        return parse_address(probe.getsockname()[0], field="can-reach")

@@ -53,8 +53,15 @@ class Parts:
         """The pools that may be used."""
         return select_pools(self.view.pools.objects.values()).usable
 
+    @property
+    def has_node(self) -> bool:
+        """This node has a Node object; one that was deleted gets nothing more."""
+        return self.config.node in self.view.nodes.objects
+
     def families(self) -> tuple[Family, ...]:
         """Of which a pod of this node gets an address: those that the node has, with a pool that selects the node."""
+        if not self.has_node:
+            return ()
         labels = self.view.labels()
         serving = [
             pool
@@ -73,6 +80,8 @@ class Parts:
             return f"not in sync with the API server yet ({what}): {late[0].error or 'the first list has not come yet'}"
         if self.own.problem:
             return self.own.problem
+        if not self.has_node:
+            return f"Node {self.config.node} does not exist any more: stop this agent, or let the kubelet make it again"
         if not self.families():
             return "no IPPool serves this node: create one, or set CALICO_IPV4POOL_CIDR"
         return ""

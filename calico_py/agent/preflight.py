@@ -10,6 +10,7 @@ from typing import Any
 from calico_py.kube.backoff import Backoff
 from calico_py.model.names import GROUP, VERSION
 from calico_py.model.store import Json, Kind, NotFoundError, RefusedError, Store, StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -58,15 +59,18 @@ async def refuse_foreign_calico(store: Store) -> None:
 
 async def _find(store: Store, kind: Kind[Json], name: str) -> Json | None:
     """The object; None where there is none or this agent may not look."""
-    backoff = Backoff()
+    backoff, trouble = Backoff(), Trouble(log)
     while True:
         try:
-            return await store.get(kind, name)
+            found = await store.get(kind, name)
         except NotFoundError:
-            return None
+            found = None
         except RefusedError as error:
             log.warning("not looked for %s %s, of a Calico that was here before: %s", kind.kind, name, error)
             return None
         except StoreError as error:
-            log.warning("waiting for the API server: %s", error)
+            trouble.tell("waiting for the API server", error)
             await asyncio.sleep(backoff.wait())
+            continue
+        trouble.over()
+        return found

@@ -11,6 +11,7 @@ from calico_py.kube.backoff import Backoff
 from calico_py.model.kinds import NODES
 from calico_py.model.nodes import Node
 from calico_py.model.store import Store, StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +51,25 @@ class NodePublisher:
 
     async def run(self) -> None:
         """Patch whenever something differs, for ever."""
-        backoff = Backoff()
+        backoff, trouble = Backoff(), Trouble(log)
         while True:
             await self._dirty.wait()
             self._dirty.clear()
             difference = self._difference()
             if not difference:
+                trouble.over()
                 continue
             try:
                 await self._store.patch(NODES, self._node, {"metadata": difference})
             except StoreError as error:
-                self.last_error = f"Node {self._node}: its annotations could not be written: {error}"
-                log.warning("%s", self.last_error)
+                what = f"Node {self._node}: its annotations could not be written"
+                self.last_error = f"{what}: {error}"
+                trouble.tell(what, error)
                 await asyncio.sleep(backoff.wait())
                 self._dirty.set()
             else:
                 self.last_error = ""
+                trouble.over()
                 backoff.reset()
 
     def _difference(self) -> dict[str, dict[str, str | None]]:

@@ -14,6 +14,7 @@ from calico_py.ipam.requests import IPAMError, Tunnel
 from calico_py.kube.backoff import Backoff
 from calico_py.model.net import Address
 from calico_py.model.store import StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class TunnelAddress:
         self._allocator = allocator
         self._needed = needed
         self._on_change = on_change
+        self._trouble = Trouble(log)
         self._look = asyncio.Event()
 
     def refresh(self) -> None:
@@ -54,13 +56,13 @@ class TunnelAddress:
             try:
                 found = await self._find(needed=needed)
             except (IPAMError, StoreError) as error:
-                self._tell(f"tunl0 has no address: {error}")
+                self._tell(error)
                 await asyncio.sleep(backoff.wait())
                 self._look.set()
                 continue
             backoff.reset()
             missing = found is None and needed
-            self._tell("tunl0 has no address: no pool with ipipMode selects this node" if missing else "")
+            self._tell("no pool with ipipMode selects this node" if missing else "")
             address = IPv4Address(int(found)) if found is not None else None
             if address != self.address or not self.known:
                 log.info("address of tunl0: %s", address)
@@ -73,7 +75,9 @@ class TunnelAddress:
         held = await self._allocator.lookup(Tunnel.IPIP.handle(self._allocator.node))
         return held[0].address if held else None
 
-    def _tell(self, problem: str) -> None:
-        if problem and problem != self.problem:
-            log.warning("%s", problem)
-        self.problem = problem
+    def _tell(self, cause: Exception | str) -> None:
+        self.problem = f"tunl0 has no address: {cause}" if cause else ""
+        if cause:
+            self._trouble.tell("tunl0 has no address", cause)
+        else:
+            self._trouble.over()

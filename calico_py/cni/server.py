@@ -16,6 +16,7 @@ from calico_py.cni.errors import CNIError, Code
 from calico_py.cni.results import render_error
 from calico_py.cni.verbs import Plugin
 from calico_py.cni.wire import Request, RequestReader, VersionError, WireError, pack_answer, pack_greeting
+from calico_py.trouble import Trouble
 
 SOCKET = Path("/run/calico-py/cni.sock")
 REQUEST_SECONDS = 10.0  # for the shim to send its request, which it has whole before it connects
@@ -48,6 +49,7 @@ class Server:
         self._plugin = plugin
         self._path = path
         self._observe = observe
+        self._trouble = Trouble(_log)
 
     async def serve(self) -> None:
         """Serve until cancelled; calls that have begun then get DRAIN_SECONDS to end.
@@ -73,7 +75,9 @@ class Server:
             try:
                 await self._plugin.work_off()
             except OSError as error:
-                _log.warning("cannot read the DELs that wait: %s", error)
+                self._trouble.tell("cannot read the DELs that wait", error, party="DELs")
+            else:
+                self._trouble.over(party="DELs")
             await asyncio.sleep(WORK_OFF_SECONDS)
 
     async def _accept(self, listener: socket.socket, connections: set[asyncio.Task[None]]) -> None:
@@ -83,9 +87,10 @@ class Server:
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:  # too many open files: those in use come free
-                _log.warning("cannot accept a CNI call: %s", error)
+                self._trouble.tell("cannot accept a CNI call", error, party="calls")
                 await asyncio.sleep(0.1)
                 continue
+            self._trouble.over(party="calls")
             task = asyncio.create_task(self._handle(connection))
             connections.add(task)
             task.add_done_callback(connections.discard)

@@ -24,6 +24,7 @@ from calico_py.model import names
 from calico_py.model.net import Family, InvalidError
 from calico_py.model.store import StoreError
 from calico_py.model.wiring import PodLink, PodWiring, WiringError
+from calico_py.trouble import Trouble
 
 ASSIGN_SECONDS = 60.0  # below the shim's patience, so that a failed ADD is told and undone
 RELEASE_SECONDS = 5.0
@@ -88,6 +89,7 @@ class Plugin:
         self._attached: set[str] = set()
         self._turns = Turns()
         self._worked_off = asyncio.Event()
+        self._trouble = Trouble(_log)
 
     async def start(self) -> None:
         """Learn from the kernel which containers are attached."""
@@ -147,6 +149,7 @@ class Plugin:
     async def _work_off_in_turn(self, call: Call, request: Request, *, api: bool = True) -> bool:
         """The same. Looks again first: the DEL may be done by now, and the container attached anew."""
         if not self._deferred.holds(request):
+            self._trouble.over(party=call.container_id)
             return api
         try:
             await self._wiring.unwire(host_ifname(call), call.container_id)
@@ -154,11 +157,12 @@ class Plugin:
             if api:
                 await self._release(call.container_id)
                 self._deferred.done(request)
-        except _LATER as error:
-            _log.warning("a DEL of container %s goes on waiting: %s", call.container_id, _told(error))
-            return False
-        except WiringError as error:
-            _log.warning("a DEL of container %s goes on waiting: %s", call.container_id, error)
+                self._trouble.over(party=call.container_id)
+        except (*_LATER, WiringError) as error:
+            waiting = f"a DEL of container {call.container_id} goes on waiting"
+            cause = _told(error) if isinstance(error, TimeoutError) else error
+            self._trouble.tell(waiting, cause, party=call.container_id)
+            return api and isinstance(error, WiringError)
         return api
 
     async def _release(self, container_id: str) -> None:

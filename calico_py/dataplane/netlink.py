@@ -213,7 +213,7 @@ async def _dump_tables() -> list[NftTable]:
     try:
         return await nft_tool.list_tables()
     except nft_tool.NftError as error:
-        _log.warning("cannot list nftables: %s", error)
+        _log.debug("cannot list nftables: %s", error)
         return []
 
 

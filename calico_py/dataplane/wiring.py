@@ -29,6 +29,7 @@ from calico_py.dataplane.wiring_plan import ALIAS_MAX, HOST_IPV6, host_end, pars
 from calico_py.dataplane.wiring_repair import HostRoutes
 from calico_py.model.kernel import Link
 from calico_py.model.wiring import HOST_MAC, PodLink, WiredInterface, WiringError
+from calico_py.trouble import Trouble
 
 DYING = 0x63707964  # a link group: "cpyd"
 DYING_PREFIX = "calidel"
@@ -67,6 +68,7 @@ class NetlinkPodWiring:
         self._routes = HostRoutes(self._host)
         self._dying = asyncio.Event()
         self._draining = asyncio.Lock()
+        self._trouble = Trouble(_log)
 
     def close(self) -> None:
         """Give the socket back."""
@@ -83,9 +85,10 @@ class NetlinkPodWiring:
             try:
                 await self.drain()
             except OSError as error:
-                _log.warning("cannot remove devices of pods that are gone, trying again: %s", error)
+                self._trouble.tell("devices of pods that are gone cannot be removed", error)
                 await asyncio.sleep(_FLUSH_RETRY)
                 continue
+            self._trouble.over()
             await self._dying.wait()
             await asyncio.sleep(_FLUSH_DELAY)
 

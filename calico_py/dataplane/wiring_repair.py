@@ -18,6 +18,7 @@ from calico_py.dataplane.transact import Pack, dump, transact
 from calico_py.dataplane.wiring_plan import parse_alias, put_host_routes
 from calico_py.model.intent import PROTO_BOOT
 from calico_py.model.net import FAMILIES, Interface, Network, host_network
+from calico_py.trouble import Trouble
 
 RESYNC = 90.0  # seconds, as Felix's
 _RETRY = 0.1
@@ -50,10 +51,12 @@ class HostRoutes:
 
     async def keep(self) -> None:
         """Repair for ever; what was damaged before is repaired first."""
+        trouble = Trouble(_log)
         with rtnl_socket.open_socket(_GROUPS) as events:
             while True:
                 try:
                     self.restore_all()
+                    trouble.over()
                     async with asyncio.timeout(RESYNC):
                         while True:
                             self._restore(_suspects(await rtnl_socket.receive(events)))
@@ -61,7 +64,7 @@ class HostRoutes:
                 except TimeoutError:
                     continue
                 except OSError as error:  # ENOBUFS: events were lost; or dumps were interrupted again and again
-                    _log.info("reading all pods' routes again: %s", error)
+                    trouble.tell("all pods' host routes are read again", error)
                     await asyncio.sleep(_RETRY)
 
     def restore_all(self) -> None:

@@ -28,6 +28,7 @@ from calico_py.model.blocks import Attribute, BlockAffinity, IPAMBlock, IPAMConf
 from calico_py.model.net import Address, Family, Network, contains, family
 from calico_py.model.pools import AllowedUse, IPPool
 from calico_py.model.store import Store, StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Allocator:
         self._search = Search(store, self.writer, claims, node=node, now=now, reserved=reserved, taken=taken)
         self._holdings = Holdings(store, self.writer, self._handles, self._search)
         self._tunnelling = asyncio.Lock()
+        self._trouble = Trouble(log)
 
     @property
     def cooldown(self) -> timedelta:
@@ -310,7 +312,9 @@ class Allocator:
                 try:
                     await self._search.release_block(cidr, self.node, self.cooldown)
                 except StoreError as error:
-                    log.info("block %s, which no pool for this node contains, is not released yet: %s", cidr, error)
+                    self._trouble.tell(f"block {cidr}, which no pool for this node contains, is not released", error)
+                else:
+                    self._trouble.over()
 
     # Tunnels
 

@@ -18,6 +18,7 @@ from calico_py.model.meta import Meta
 from calico_py.model.names import handle_name
 from calico_py.model.net import Network
 from calico_py.model.store import ConflictError, ExistsError, NotFoundError, Store, StoreError, UnavailableError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Handles:
         self._running: set[str] = set()
         self._objects: dict[str, IPAMHandle] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._trouble = Trouble(log)
 
     async def find(self, handle_id: str) -> IPAMHandle | None:
         """The object, from what this process wrote or from the API."""
@@ -57,8 +59,10 @@ class Handles:
                 async with self._slots:
                     await self._write(handle_id, blocks, new=new)
                 new = False
+                self._trouble.over()
         except StoreError as error:
-            log.warning("IPAMHandle %s is not up to date, the next start mends it: %s", handle_name(handle_id), error)
+            what = f"IPAMHandle {handle_name(handle_id)} is not up to date, the next start mends it"
+            self._trouble.tell(what, error)
         finally:
             self._running.discard(handle_id)
 

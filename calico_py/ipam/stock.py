@@ -138,11 +138,13 @@ class Stock:
             if block.cidr.version != of:
                 continue
             held = {a.address: a for a in blocks.held_by(block, self.handle_id) if not a.cooling}
-            for warm in [warm for warm in self._reserve if warm.block == block.cidr]:
-                if not stands(block, warm):
-                    self._reserve.remove(warm.address)
-                    self.dropped += 1
-                    log.warning("warm address %s is not this node's any more: somebody else released it", warm.address)
+            gone = [warm for warm in self._reserve if warm.block == block.cidr and not stands(block, warm)]
+            for warm in gone:
+                self._reserve.remove(warm.address)
+            if gone:
+                self.dropped += len(gone)
+                which = ", ".join(str(warm.address) for warm in gone)
+                log.warning("somebody released warm addresses, which are this node's no more: %s", which)
             others = self.held_back | self._outgoing | frozenset(self._promised())
             self._reserve.put(
                 Assigned(a.address, block.cidr, a.sequence, a.handle)

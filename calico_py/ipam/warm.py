@@ -25,6 +25,7 @@ from calico_py.ipam.tasks import pause
 from calico_py.model.intent import Problem
 from calico_py.model.net import FAMILIES, Family
 from calico_py.model.store import StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class WarmAddresses:
         base: how many addresses of each family to keep; 0 keeps none and leaves everything to the allocator.
         families: those that pods of this node get.
         now: the time, with a timezone.
+        has_node: whether the node has a Node object. Of one that was deleted the leader frees all addresses: what
+            this agent claimed again it would free again, for ever.
     """
 
     def __init__(
@@ -68,15 +71,18 @@ class WarmAddresses:
         base: int,
         families: Callable[[], Sequence[Family]],
         now: Callable[[], datetime],
+        has_node: Callable[[], bool] = lambda: True,
     ) -> None:
         self._allocator = allocator
         self._base = base
         self._families = families
+        self._has_node = has_node
         self._promises = Promises(allocator, journal)
         self._stock = Stock(allocator, base=base, promised=self._promises.promised, now=now)
         self._started = asyncio.Event()
         self._woken = asyncio.Event()
         self._failed_rounds = 0
+        self._trouble = Trouble(log)
         self._served = 0
         self._missed = 0
 
@@ -229,25 +235,26 @@ class WarmAddresses:
         Returns:
             whether all is done.
         """
-        promises, families = self._promises, self._families()
-        waiting = [pod for pod in promises.pods.values() if pod.take is not None]
+        promises, stands = self._promises, self._has_node()
+        families = self._families() if stands else ()
+        waiting = [pod for pod in promises.pods.values() if pod.take is not None and stands]
         if self._failed_rounds:
             waiting = [pod for pod in waiting if pod.sent]
         work = [
             *(promises.hand_over(pod) for pod in waiting),
             *(promises.let_go(leaving) for leaving in promises.leaving.values()),
-            *(promises.restore(pod) for pod in promises.robbed()),
+            *(promises.restore(pod) for pod in promises.robbed() if stands),
             *(self._stock.level(of, serves=of in families) for of in FAMILIES),
         ]
         failures = [error for error in await asyncio.gather(*work, return_exceptions=True) if error is not None]
         for error in failures:
             if not isinstance(error, StoreError | IPAMError):
                 raise error
+            self._trouble.tell(f"node {self._allocator.node}: the API has not been told of all addresses", error)
         if failures:
             self._failed_rounds += 1
-            if self._failed_rounds == 1:
-                log.warning("the API has not been told of all addresses yet: %s", failures[0])
             return False
+        self._trouble.over()
         again, self._failed_rounds = bool(self._failed_rounds), 0
         if not work[: -len(FAMILIES)] and promises.news:
             promises.news = False

@@ -29,6 +29,7 @@ from calico_py.model.store import (
     Store,
     StoreError,
 )
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class Recorder:
         """Write what is posted, for ever."""
         clock = asyncio.get_running_loop().time
         tokens, refilled = float(_BURST), clock()
-        backoff = Backoff()
+        backoff, trouble = Backoff(), Trouble(log)
         while True:
             await self._wake.wait()
             tokens, refilled = min(_BURST, tokens + (clock() - refilled) / _SECONDS_PER_EVENT), clock()
@@ -199,11 +200,13 @@ class Recorder:
             try:
                 await self._write(self._entries.get(key))
             except RefusedError as error:
-                log.warning("an event cannot be written: %s", error)
+                trouble.tell("an Event is dropped", error)
             except StoreError as error:
-                log.info("an event waits to be written: %s", error)
+                trouble.tell("an Event waits to be written", error)
                 await asyncio.sleep(backoff.wait())
                 continue
+            else:
+                trouble.over()
             backoff.reset()
             tokens -= 1
             self._queue.pop(key, None)

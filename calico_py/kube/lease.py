@@ -17,10 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from calico_py.kube.backoff import Backoff
 from calico_py.kube.reflector import Reflector
 from calico_py.model.kinds import decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.store import ConflictError, ExistsError, Json, Kind, NotFoundError, Store, StoreError
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ LEASE_NAME = "calico-py-leader"
 # Seconds. Each renewal is an event to every watching agent, and the leader's work can wait for half a minute.
 DURATION = 30
 RENEW_INTERVAL = 10.0
-_RETRY_INTERVAL = 2.0
+_RETRY_FIRST = 1.0
 _RELEASE_TIMEOUT = 2.0
 
 # Versions of the Lease that have been seen; an event older than the answer to a write of ours is among them.
@@ -120,7 +122,11 @@ class Leadership:
         self._known: deque[str] = deque(maxlen=_KNOWN_VERSIONS)
         self._renewed_at = -math.inf
         self._told = False
-        self._reflector = Reflector(store, self._kind, self._wake.set, fields=f"metadata.name={LEASE_NAME}")
+        self._backoff = Backoff(_RETRY_FIRST, cap=renew_interval)
+        self._trouble = Trouble(log)
+        self._reflector = Reflector(
+            store, self._kind, self._wake.set, fields=f"metadata.name={LEASE_NAME}", trouble=self._trouble
+        )
 
     @property
     def leading(self) -> bool:
@@ -179,7 +185,10 @@ class Leadership:
             left = self._seen_at + self._seen.duration - now
             if left > 0:
                 return left + random.uniform(0, 1)  # noqa: S311 - keeps the agents from reaching all at once
-        return self._renew_interval if await self._write(now) else _RETRY_INTERVAL
+        if not await self._write(now):
+            return self._backoff.wait()
+        self._backoff.reset()
+        return self._renew_interval
 
     async def _write(self, now: float) -> bool:
         """Take or renew; whoever has written since we last saw the Lease wins."""
@@ -190,8 +199,9 @@ class Leadership:
             await self._look()
             return False
         except (StoreError, TimeoutError) as error:
-            log.info("cannot write the lease %s: %s", LEASE_NAME, error)
+            self._trouble.tell(f"Lease {LEASE_NAME} cannot be written", error)
             return False
+        self._trouble.over()
         self._renewed_at = now
         return True
 
@@ -221,7 +231,7 @@ class Leadership:
         except NotFoundError:
             self._note(None)
         except StoreError as error:
-            log.info("cannot read the lease %s: %s", LEASE_NAME, error)
+            self._trouble.tell(f"Lease {LEASE_NAME} cannot be read", error)
         else:
             self._note(found)
 

@@ -23,6 +23,7 @@ from calico_py.model.store import (
     StoreError,
     WatchEvent,
 )
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Reflector(Generic[N]):
         on_change: called after objects changed in something else than their resourceVersion, and when ``in_sync``
             is first set; must not block.
         labels, fields: selectors in Kubernetes' syntax.
+        trouble: shared by reflectors of one server, which fail together.
 
     Attributes:
         objects: by name, or by ``namespace/name`` where the kind is namespaced.
@@ -62,7 +64,14 @@ class Reflector(Generic[N]):
     """
 
     def __init__(
-        self, store: Store, kind: Kind[N], on_change: Callable[[], None], *, labels: str = "", fields: str = ""
+        self,
+        store: Store,
+        kind: Kind[N],
+        on_change: Callable[[], None],
+        *,
+        labels: str = "",
+        fields: str = "",
+        trouble: Trouble | None = None,
     ) -> None:
         self.kind = kind
         self.objects: dict[str, N] = {}
@@ -72,6 +81,8 @@ class Reflector(Generic[N]):
         self._store = store
         self._on_change = on_change
         self._selectors = {"labels": labels, "fields": fields}
+        self._trouble = trouble or Trouble(log)
+        self._party = f"{kind.plural} {labels} {fields}"
         self._version = ""
         self._synced = asyncio.Event()
 
@@ -92,7 +103,7 @@ class Reflector(Generic[N]):
             try:
                 listing = await self._store.list(self.kind, **self._selectors)
             except StoreError as error:
-                self._failed(self._explain(error))
+                self._failed(error)
                 await asyncio.sleep(backoff.wait())
             else:
                 self._replace(listing)
@@ -105,7 +116,7 @@ class Reflector(Generic[N]):
             try:
                 progress = await self._watch_once(backoff)
             except StoreError as error:
-                self._failed(self._explain(error))
+                self._failed(error)
                 progress = False
                 if isinstance(error, GoneError | NotFoundError):
                     failures = _RELIST_AFTER
@@ -122,7 +133,7 @@ class Reflector(Generic[N]):
         events = self._store.watch(self.kind, resource_version=self._version, **self._selectors)
         async with contextlib.aclosing(cast("Any", events)) as stream:
             async for event in stream:
-                self.last_error = ""
+                self._succeeded()
                 if event.type != EventType.BOOKMARK or event.resource_version != self._version:
                     told = True
                     backoff.reset()
@@ -138,7 +149,7 @@ class Reflector(Generic[N]):
         self.objects = objects
         self.invalid = {found.name: found.error for found in listing.invalid}
         self._version = listing.resource_version
-        self.last_error = ""
+        self._succeeded()
         for name, error in self.invalid.items():
             log.warning("%s %s is not used: %s", self.kind.kind, name, error)
         if not self.in_sync:
@@ -169,18 +180,21 @@ class Reflector(Generic[N]):
     def _key(self, name: str, namespace: str) -> str:
         return f"{namespace}/{name}" if self.kind.namespaced else name
 
-    def _failed(self, sentence: str) -> None:
-        if sentence != self.last_error:
-            log.warning("%s", sentence)
-        self.last_error = sentence
-
-    def _explain(self, error: StoreError) -> str:
+    def _failed(self, error: StoreError) -> None:
         if isinstance(error, NotFoundError) and self.kind.group and not self.in_sync:
-            return (
+            self.last_error = (
                 f"the API server does not know {self.kind.plural}.{self.kind.group}: "
                 "apply calico-py's CustomResourceDefinitions (kubectl apply -k deploy/crds)"
             )
-        return str(error)
+            self._trouble.tell(self.last_error, party=self._party)
+            return
+        self.last_error = str(error)
+        known = "may be out of date" if self.in_sync else "are not known yet"
+        self._trouble.tell(f"{self.kind.plural} {known}", error, party=self._party)
+
+    def _succeeded(self) -> None:
+        self.last_error = ""
+        self._trouble.over(party=self._party)
 
 
 def _same(a: Named, b: Named) -> bool:

@@ -26,11 +26,13 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 from calico_py.model.store import (
     ConflictError,
     ExistsError,
+    ForbiddenError,
     GoneError,
     Json,
     NotFoundError,
     RefusedError,
     StoreError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -50,7 +52,8 @@ _RELOAD_INTERVAL = 5.0
 
 _BY_STATUS: Mapping[int, type[StoreError]] = {
     400: RefusedError,
-    403: RefusedError,
+    401: UnauthenticatedError,
+    403: ForbiddenError,
     404: NotFoundError,
     405: RefusedError,
     406: RefusedError,

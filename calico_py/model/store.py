@@ -6,7 +6,7 @@ A Kind joins a Python type to its Kubernetes resource with the two functions of 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from calico_py.model.net import InvalidError
 
@@ -88,15 +88,25 @@ class WatchEvent(Generic[R]):
 
 
 class StoreError(Exception):
-    """A request to the API server did not do what it should."""
+    """A request to the API server did not do what it should.
+
+    Attributes:
+        cure: what a person may do if it stays, as a clause; empty where the message says it.
+    """
+
+    cure: ClassVar[str] = ""
 
 
 class ConflictError(StoreError):
     """The object changed since it was read (409 Conflict), or a precondition failed."""
 
+    cure = "see who else keeps writing it"
+
 
 class NotFoundError(StoreError):
     """No such object (404)."""
+
+    cure = "if it was deleted on purpose, with its node, stop this agent; else make it again"
 
 
 class ExistsError(StoreError):
@@ -110,9 +120,23 @@ class GoneError(StoreError):
 class UnavailableError(StoreError):
     """The server did not answer, answered 5xx, or asked to slow down (429): try again later."""
 
+    cure = "look at the API server and the way to it; pods that run go on meanwhile"
+
+
+class UnauthenticatedError(UnavailableError):
+    """The server does not know the credentials (401): they may be renewed."""
+
+    cure = "if this node or the agent's pod was deleted, stop the agent; else renew its kubeconfig or service account"
+
 
 class RefusedError(StoreError):
-    """The server understood and refused (400, 403, 422): trying again unchanged is of no use."""
+    """The server understood and refused (400, 422): trying again unchanged is of no use."""
+
+
+class ForbiddenError(RefusedError):
+    """The credentials do not give that right (403)."""
+
+    cure = "if this node was deleted, stop its agent; else `kubectl apply -k deploy/` gives the agent its rights"
 
 
 class Store(Protocol):

@@ -68,6 +68,7 @@ class WarmNode:
     families: tuple[Family, ...] = (4,)
     wait_for_disk: bool = False
     living: dict[str, set[Address]] = field(default_factory=dict)
+    has_node: Callable[[], bool] = lambda: True
 
     def make(self, store: Store | None = None, step: Step = no_step) -> tuple[WarmAddresses, Allocator]:
         """As after a start of the agent; `begin` is still to be called."""
@@ -79,6 +80,7 @@ class WarmNode:
             base=self.base,
             families=lambda: self.families,
             now=self.cluster.tick,
+            has_node=self.has_node,
         )
         return warm, allocator
 

@@ -20,10 +20,12 @@ from calico_py.model.store import (
     ConflictError,
     EventType,
     ExistsError,
+    ForbiddenError,
     GoneError,
     NotFoundError,
     RefusedError,
     StoreError,
+    UnauthenticatedError,
     UnavailableError,
     WatchEvent,
 )
@@ -91,7 +93,7 @@ async def watch(store: KubeStore) -> list[WatchEvent[IPPool]]:
     ("status", "reason", "expected"),
     [
         (400, "BadRequest", RefusedError),
-        (403, "Forbidden", RefusedError),
+        (403, "Forbidden", ForbiddenError),
         (404, "NotFound", NotFoundError),
         (409, "Conflict", ConflictError),
         (409, "AlreadyExists", ExistsError),
@@ -149,7 +151,7 @@ async def test_events_may_arrive_in_any_pieces(tmp_path: Path) -> None:
         assert [event.type for event in await watch(store)] == ["BOOKMARK", "ADDED", "DELETED"]
 
 
-@pytest.mark.parametrize(("code", "expected"), [(410, GoneError), (500, UnavailableError), (403, RefusedError)])
+@pytest.mark.parametrize(("code", "expected"), [(410, GoneError), (500, UnavailableError), (403, ForbiddenError)])
 async def test_an_error_inside_a_watch_is_its_error(code: int, expected: type[StoreError], tmp_path: Path) -> None:
     status = {"kind": "Status", "code": code, "message": "too old resource version"}
     async with store_on(streaming(line("ADDED", POOL), line("ERROR", status)), tmp_path) as store:
@@ -217,7 +219,7 @@ async def test_a_token_that_stays_wrong_is_told_once_and_retried_later(tmp_path:
 
     async with server(handler) as url, connect(str(write_kubeconfig(tmp_path / "config", url, token="x"))) as store:
         for _ in range(3):
-            with pytest.raises(UnavailableError, match="does not accept the credentials"):
+            with pytest.raises(UnauthenticatedError, match="does not accept the credentials"):
                 await store.get(IP_POOLS, "a")
     assert calls == 3
 
