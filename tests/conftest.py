@@ -5,12 +5,18 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+
+from tests.figures import Figures
 
 CI = os.environ.get("CI") == "true"
+CLUSTER = "tests/cluster/"
 
 # Without the phase that explains a failure: it parses sources deep in the stack, where CPython 3.11's ast gives up.
 PHASES = [phase for phase in hypothesis.Phase if phase != hypothesis.Phase.explain]
@@ -34,6 +40,15 @@ def benchmark_seconds() -> Callable[[Callable[[], object]], float]:
     return measure
 
 
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
+    """To be filled by a benchmark; it fails where a figure exceeds its limit, and all of them are kept."""
+    found = Figures(request.node.nodeid.removeprefix("tests/"))
+    yield found
+    found.keep()
+    assert not found.missed(), f"missed: {', '.join(found.missed())}"
+
+
 @contextlib.contextmanager
 def locked(path: Path, how: int) -> Iterator[None]:
     """Hold a flock(2) on a file."""
@@ -42,24 +57,66 @@ def locked(path: Path, how: int) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def _alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """While a test marked ``alone`` runs, no other of this run does: it judges packets or times.
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Who of a run's workers may do something now.
 
-    Such a test first closes the door, so that others cannot keep it waiting, then waits until those inside are done.
+    Attributes:
+        folder: of the files that are locked; None where there is one worker.
     """
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        yield
-        return
-    door, room = (tmp_path_factory.getbasetemp().parent / name for name in ("door", "room"))
-    if request.node.get_closest_marker("alone"):
-        with locked(door, fcntl.LOCK_EX), locked(room, fcntl.LOCK_EX):
+
+    folder: Path | None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While nobody else does anything.
+
+        The door is closed first, so that others cannot keep this one waiting, which then waits for those inside.
+        """
+        if self.folder is None:
             yield
-        return
-    with contextlib.ExitStack() as stack:
-        with locked(door, fcntl.LOCK_SH):
-            stack.enter_context(locked(room, fcntl.LOCK_SH))
+            return
+        with locked(self.folder / "door", fcntl.LOCK_EX), locked(self.folder / "room", fcntl.LOCK_EX):
+            yield
+
+    @contextlib.contextmanager
+    def beside_others(self) -> Iterator[None]:
+        """While others who do not mind do what they do."""
+        if self.folder is None:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            with locked(self.folder / "door", fcntl.LOCK_SH):
+                stack.enter_context(locked(self.folder / "room", fcntl.LOCK_SH))
+            yield
+
+
+@pytest.fixture(scope="session")
+def turns(tmp_path_factory: pytest.TempPathFactory) -> Turns:
+    """For fixtures that work outside the turn of a test, and long: those of a session or a module."""
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    return Turns(tmp_path_factory.getbasetemp().parent if several else None)
+
+
+@pytest.fixture(autouse=True)
+def _turn(request: pytest.FixtureRequest, turns: Turns) -> Iterator[None]:
+    """While a test marked ``alone`` runs, no other of this run does: it judges packets or times."""
+    with turns.alone() if request.node.get_closest_marker("alone") else turns.beside_others():
         yield
+
+
+class Schedule(LoadFileScheduling):  # type: ignore[misc]  # xdist has no annotations that mypy may read
+    """A worker for each file of tests; one for all those of tests/cluster, which share their cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = super()._split_scope(nodeid)
+        return CLUSTER if scope.startswith(CLUSTER) else scope
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedule:
+    """Whichever ``--dist`` says."""
+    return Schedule(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
