@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import functools
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from tests.figures import Figures
 
 CI = os.environ.get("CI") == "true"
 CLUSTER = "tests/cluster/"
+LAST = "alone"
+# Dear folders first, so that at the end no worker waits long for the other.
+DEAR = ("tests/cluster", "tests/vm", "tests/lab", "tests/bgp", "tests/product", "tests/cni", "tests/netns")
 
 # Without the phase that explains a failure: it parses sources deep in the stack, where CPython 3.11's ast gives up.
 PHASES = [phase for phase in hypothesis.Phase if phase != hypothesis.Phase.explain]
@@ -106,16 +111,22 @@ def _turn(request: pytest.FixtureRequest, turns: Turns) -> Iterator[None]:
 
 
 class Schedule(LoadFileScheduling):  # type: ignore[misc]  # xdist has no annotations that mypy may read
-    """A worker for each file of tests; one for all those of tests/cluster, which share their cluster."""
+    """A worker for each file of tests; one for all those of tests/cluster, which share their cluster.
+
+    Files whose tests run alone are one worker's too, and the last: two such workers would only wait for each other.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         scope: str = super()._split_scope(nodeid)
-        return CLUSTER if scope.startswith(CLUSTER) else scope
+        if scope.startswith(CLUSTER):
+            return CLUSTER
+        return LAST if runs_alone(self.config.rootpath / scope) else scope
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedule:
     """Whichever ``--dist`` says."""
+    config.option.loadscopereorder = False  # as they were collected
     return Schedule(config, log)
 
 
@@ -140,8 +151,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"collected {len(ran | skipped)} tests, ran {len(ran)}")
 
 
+@functools.cache
+def runs_alone(file: Path) -> bool:
+    """Whether a file marks all its tests as such."""
+    return re.search(r"^pytestmark = .*pytest\.mark\.alone", file.read_text(), re.MULTILINE) is not None
+
+
+def rank(item: pytest.Item) -> tuple[bool, int]:
+    """The place of an item's file in the order of a run."""
+    folder = item.path.relative_to(item.config.rootpath).parent.as_posix()
+    return runs_alone(item.path), DEAR.index(folder) if folder in DEAR else len(DEAR)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Benchmarks are named bench_*.py and never collected by default; root tests need root."""
+    items.sort(key=rank)
     for item in items:
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: it makes network namespaces"))
