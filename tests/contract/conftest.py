@@ -11,7 +11,8 @@ import pytest
 from _pytest.capture import CaptureManager
 
 from calico_py.lab.api.binaries import MissingError, cached
-from tests.contract.servers import ApiUnderTest, Kubectl, cache_folder, embedded, kube
+from calico_py.lab.cache import cache_directory
+from tests.contract.servers import ApiUnderTest, Kubectl, embedded, kube
 
 # So few that a test can outrun it.
 WINDOW = 100
@@ -25,7 +26,7 @@ def program(request: pytest.FixtureRequest) -> Callable[[str], Path]:
 
     def find(name: str) -> Path:
         with capture.global_and_fixture_disabled():
-            return cached(name, cache_folder())
+            return cached(name, cache_directory(os.environ))
 
     return find
 

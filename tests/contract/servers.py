@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 from calico_py.lab.api import control_plane
 from calico_py.lab.api.definitions import shipped
 from calico_py.lab.api.kubeconfig import write_kubeconfig
+from calico_py.lab.cache import cache_directory
 
 MERGE = "application/merge-patch+json"
 
@@ -28,11 +29,6 @@ _SWEPT = (
     *(f"/api/v1/namespaces/default/{plural}" for plural in ("pods", "configmaps", "events")),
     "/apis/coordination.k8s.io/v1/namespaces/default/leases",
 )
-
-
-def cache_folder() -> Path:
-    """Where built programs are kept: CALICO_PY_CACHE, or ~/.cache/calico-py."""
-    return Path(os.environ.get("CALICO_PY_CACHE") or Path.home() / ".cache" / "calico-py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +154,7 @@ def embedded(folder: Path, *, arguments: Sequence[str] = ()) -> Iterator[ApiUnde
 @contextmanager
 def kube(folder: Path) -> Iterator[ApiUnderTest]:
     """A real kube-apiserver with etcd."""
-    plane = control_plane.start(folder, cache_folder())
+    plane = control_plane.start(folder, cache_directory(os.environ))
     try:
         api = ApiUnderTest("kube", plane.url, plane.kubeconfig, plane.token, plane.authority)
         for crd in shipped():

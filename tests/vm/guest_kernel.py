@@ -1,7 +1,7 @@
 """A Debian kernel with its modules, and an initramfs that puts it on top of this machine's own files.
 
-Both are made once and kept under ~/.cache/calico-py/vm. The kernel of the machine that runs the tests need not
-have ipip; Debian's has it as a module, with everything else that a node's kernel has.
+Both are made once and kept in the folder vm of the cache (calico_py.lab.cache). The kernel of the machine that runs the
+tests need not have ipip; Debian's has it as a module, with everything else that a node's kernel has.
 """
 
 import fcntl
@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-CACHE = Path.home() / ".cache/calico-py/vm"
+from calico_py.lab.cache import cache_directory
+
+CACHE = cache_directory(os.environ) / "vm"
 
 _META_PACKAGE = "linux-image-amd64"
 _NEEDED = {
