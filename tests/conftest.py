@@ -47,8 +47,8 @@ def benchmark_seconds() -> Callable[[Callable[[], object]], float]:
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
-    """To be filled by a benchmark; it fails where a figure exceeds its limit, and all of them are kept."""
-    found = Figures(request.node.nodeid.removeprefix("tests/"))
+    """To be filled by a benchmark, whose docstring gives the title; it fails where a figure exceeds its limit."""
+    found = Figures((request.function.__doc__ or request.node.nodeid).strip().splitlines()[0].rstrip("."))
     yield found
     found.keep()
     assert not found.missed(), f"missed: {', '.join(found.missed())}"
