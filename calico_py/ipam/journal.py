@@ -73,43 +73,54 @@ class JournalFile:
 
     def append(self, data: bytes) -> None:
         """Add to its end; what was written of it is taken away again if not all could be."""
-        size, rest = os.fstat(self._descriptor).st_size, b"\n" + data if self._torn else data
+        if self._descriptor < 0:  # it could not be replaced at the start; a crash may have torn its last line
+            self._descriptor, self._torn = self._open(self.path), True
+        size = os.fstat(self._descriptor).st_size
+        data = b"\n" + data if self._torn else data
         self._torn = True
         try:
-            while rest:
-                rest = rest[self._write(rest) :]
+            self._write_all(self._descriptor, data)
         except OSError:
             os.ftruncate(self._descriptor, size)
             raise
         self._torn = False
 
-    def _write(self, data: bytes) -> int:
+    def _open(self, path: Path, flags: int = 0) -> int:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+
+    def _write_all(self, descriptor: int, data: bytes) -> None:
+        """All of it: a disk that gets full takes a part first."""
+        while data:
+            data = data[self._write(descriptor, data) :]
+
+    def _write(self, descriptor: int, data: bytes) -> int:
         """How much of it was written."""
-        return os.write(self._descriptor, data)
+        return os.write(descriptor, data)
 
     def sync(self) -> None:
         """Return once the disk has it. Blocks; a thread's work."""
         os.fdatasync(self._descriptor)
 
     def replace(self, data: bytes) -> None:
-        """Make this its whole content; a crash leaves the old content or the new."""
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        """Make this its whole content; a crash or a full disk leaves the old content or the new."""
         temporary = self.path.with_name(f".{self.path.name}.new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = self._open(temporary, os.O_TRUNC)
         try:
-            os.write(descriptor, data)
+            self._write_all(descriptor, data)
             os.fdatasync(descriptor)
             temporary.rename(self.path)
         except OSError:
             os.close(descriptor)
+            temporary.unlink(missing_ok=True)
             raise
         self.close()
-        self._descriptor = descriptor
+        self._descriptor, self._torn = descriptor, False
 
     @property
     def size(self) -> int:
-        """Bytes."""
-        return os.fstat(self._descriptor).st_size
+        """Bytes; none of a file that is not open."""
+        return os.fstat(self._descriptor).st_size if self._descriptor >= 0 else 0
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -136,13 +147,18 @@ class Journal:
     def load(self) -> Outstanding:
         """What earlier lines leave to be done. Lines that are none are passed over with a word in the log.
 
+        Where the disk is full the file stays as it is: what it says holds all the same.
+
         Raises:
-            OSError: the file can be neither read nor made.
+            OSError: the file cannot be read.
         """
         found = Outstanding()
         for line in _lines(self._file.read()):
             _note(found, line)
-        self.compact(found)
+        try:
+            self.compact(found)
+        except OSError as error:
+            log.warning("%s stays as it is, lines that are done too: %s", self._file.path, error)
         return found
 
     def compact(self, outstanding: Outstanding) -> None:

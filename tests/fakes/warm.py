@@ -33,13 +33,14 @@ class SteppedFile(JournalFile):
         super().append(data)
         self.step("after append")
 
-    def _write(self, data: bytes) -> int:
-        try:
-            self.step("torn append")
-        except BaseException:
-            super()._write(data[: len(data) // 2])
-            raise
-        return super()._write(data)
+    def _write(self, descriptor: int, data: bytes) -> int:
+        if descriptor == self._descriptor:
+            try:
+                self.step("torn append")
+            except BaseException:
+                super()._write(descriptor, data[: len(data) // 2])
+                raise
+        return super()._write(descriptor, data)
 
     def sync(self) -> None:
         self.step("before sync")

@@ -380,6 +380,37 @@ async def test_a_full_disk_costs_the_speed_and_nothing_else(cluster: IPAMCluster
     assert await held(cluster, "k8s-pod-network.c2") == {str(got.address)}
 
 
+async def test_a_disk_that_is_full_at_the_start_forgets_nothing(cluster: IPAMCluster, node: WarmNode) -> None:
+    """What the journal says holds, though it cannot be rewritten; what comes is written behind it."""
+    away = False
+
+    def fault(_when: str, _verb: str, _kind: str, _name: str) -> None:
+        if away:
+            raise UnavailableError("the API server is away")
+
+    before, _ = await node.begin(cluster.store.with_fault(fault))
+    away = True
+    (got,) = await before.assign(workload("c1"))
+    await before.close()
+    away = False
+    node.living = {"c1": {got.address}}
+
+    def full(name: str) -> None:
+        if name == "before replace":
+            raise OSError(28, "No space left on device")
+
+    warm, allocator = await node.begin(step=full)
+    await allocator.drain()
+    assert await held(cluster, "k8s-pod-network.c1") == {str(got.address)}
+    (second,) = await warm.assign(workload("c2"))
+    assert str(second.address) in await held(cluster, WARM), "served from the stock, and noted"
+    assert warm.problems() == ()
+    node.living["c2"] = {second.address}
+    _, allocator = await node.begin()
+    await allocator.drain()
+    assert await held(cluster, "k8s-pod-network.c2") == {str(second.address)}
+
+
 async def test_calls_wait_for_the_start(node: WarmNode) -> None:
     warm, _ = node.make()
     call = asyncio.create_task(warm.assign(workload("c1")))
