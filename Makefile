@@ -33,8 +33,8 @@ test: packages-test $(VENV)/.dev kubectl go ## every test but those of test-clus
 test-cluster: packages-test $(VENV)/.dev kubectl go ## deploy/ on real Kubernetes: kubelets and containerd (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/cluster $(ARGS)
 
-soak: $(VENV)/.dev ## a random simulation of mode changes whose rare failure is not explained yet (docs/status.md)
-	@$(PYTEST) tests/property/soak_mode_changes.py $(ARGS)
+soak: $(VENV)/.dev ## the random simulation of mode changes, with a thousand seeds; no root
+	@SEEDS=1000 $(PYTEST) tests/property/test_mode_changes.py $(ARGS)
 
 check: lint ## format, lint, types, import contracts, unit tests; no root
 	@$(PYTEST) -q -m "not root" tests/unit tests/property tests/routing
