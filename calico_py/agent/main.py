@@ -84,6 +84,7 @@ async def compose(config: AgentConfig) -> AsyncIterator[Parts]:
 def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: NetlinkPodWiring) -> Parts:
     reactions: list[Callable[[], None]] = []
     pool_reactions: list[Callable[[], None]] = []
+    block_reactions: list[Callable[[], None]] = []
 
     def on_change() -> None:
         for react in reactions:
@@ -93,7 +94,11 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         for react in pool_reactions:
             react()
 
-    view = ClusterView(store, config.node, on_change, on_pools)
+    def on_blocks() -> None:
+        for react in block_reactions:
+            react()
+
+    view = ClusterView(store, config.node, on_change, on_pools, on_blocks)
     publisher = NodePublisher(store, config.node, lambda: view.nodes.objects.get(config.node))
     own = OwnAddress(config, store, kernel, publisher, on_change=on_change)
     allocator = Allocator(
@@ -142,6 +147,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         wiring=wiring,
         loop=loop,
         reactions=reactions,
+        block_reactions=block_reactions,
     )
 
 
@@ -165,6 +171,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
     work = ClusterWork(agent, warm.problems)
     care = AddressCare(agent.allocator, warm, agent.view, agent.wiring, agent.kernel, node=agent.config.node)
     agent.reactions += [work.mark, care.mark]
+    agent.block_reactions += [care.mark]
     reporter = Reporter(
         agent, leader=lambda: work.holder, own_problems=work.own_problems, address_problems=warm.problems
     )

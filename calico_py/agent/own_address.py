@@ -88,9 +88,11 @@ class OwnAddress:
         await self._looked.wait()
 
     def on_event(self, event: KernelEvent) -> None:
-        """Addresses of the host may have changed: look again. Pods' devices have none."""
+        """Addresses of the host may have changed: look again. Pods' devices have none but link-local ones."""
         match event.object:
             case Link(name=name) if name.startswith(WORKLOAD_PREFIX):
+                return
+            case Addr(interface=interface) if interface.ip.is_link_local:
                 return
             case Link() | Addr() | None:
                 self._look.set()

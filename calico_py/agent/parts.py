@@ -30,7 +30,8 @@ class Parts:
     Attributes:
         server: address of the API server, for people.
         env_problems: where pools differ from the environment.
-        reactions: called when anything that is watched changed; they must not block.
+        reactions: called when anything that is watched changed, but for addresses in blocks that route nothing else;
+            they must not block. block_reactions: called when a block changed.
     """
 
     config: AgentConfig
@@ -48,6 +49,7 @@ class Parts:
     loop: Loop
     env_problems: tuple[Problem, ...] = field(default=())
     reactions: list[Callable[[], None]] = field(default_factory=list)
+    block_reactions: list[Callable[[], None]] = field(default_factory=list)
 
     def pools(self) -> tuple[IPPool, ...]:
         """The pools that may be used."""

@@ -3,6 +3,7 @@
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from calico_py.agent.metrics import Metrics
 from calico_py.agent.mtu import choose_pod_mtu
@@ -62,7 +63,7 @@ class Reporter:
         """The status of this node now."""
         parts = self._parts
         last = parts.loop.last
-        state = last.state if last is not None else parts.view.state()
+        state = replace(last.state if last is not None else parts.view.state(), blocks=parts.view.blocks())
         learned = last.learned if last is not None else LearnedRoutes()
         intent = last.intent if last is not None else Intent()
         me = state.nodes.get(parts.config.node)

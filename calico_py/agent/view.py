@@ -5,13 +5,13 @@ this node's own and those that lend an address are watched.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from calico_py.agent.pod_facts import PodLookup
 from calico_py.kube.reflector import Reflector
 from calico_py.model.bgp import BGPConfiguration, FelixConfiguration
-from calico_py.model.blocks import IPAMConfiguration
+from calico_py.model.blocks import IPAMBlock, IPAMConfiguration
 from calico_py.model.cluster import ClusterState
 from calico_py.model.intent import Problem
 from calico_py.model.kinds import (
@@ -29,6 +29,7 @@ from calico_py.model.names import LABEL_BORROWED
 from calico_py.model.net import Network
 from calico_py.model.nodes import Node
 from calico_py.model.store import Store
+from calico_py.routing.holders import find_holders
 
 DEFAULT = "default"
 
@@ -52,29 +53,50 @@ class ClusterView:
 
     Args:
         node: name of this node.
-        on_change: called when anything changed; must not block.
+        on_change: called when anything changed that routes, tunnels or sessions depend on; must not block.
         on_pools: called before on_change when it was a pool.
+        on_blocks: called before on_change when it was a block. Most of their changes, a pod's address taken or
+            released, concern nothing else, and on_change is not called.
     """
 
     def __init__(
-        self, store: Store, node: str, on_change: Callable[[], None], on_pools: Callable[[], None] = lambda: None
+        self,
+        store: Store,
+        node: str,
+        on_change: Callable[[], None],
+        on_pools: Callable[[], None] = lambda: None,
+        on_blocks: Callable[[], None] = lambda: None,
     ) -> None:
         def on_pool_change() -> None:
             on_pools()
             on_change()
 
+        def on_block_change() -> None:
+            on_blocks()
+            if self._block_facts_changed():
+                on_change()
+
         self._node = node
         self._last_said: dict[str, Node] = {}
+        self._block_facts: object = None
         self.nodes = Reflector(store, NODES, on_change)
         self.pools = Reflector(store, IP_POOLS, on_pool_change)
         self.affinities = Reflector(store, BLOCK_AFFINITIES, on_change)
-        self.own_blocks = Reflector(store, IPAM_BLOCKS, on_change, fields=f"spec.affinity=host:{node}")
-        self.lending_blocks = Reflector(store, IPAM_BLOCKS, on_change, labels=f"{LABEL_BORROWED}=true")
+        self.own_blocks = Reflector(store, IPAM_BLOCKS, on_block_change, fields=f"spec.affinity=host:{node}")
+        self.lending_blocks = Reflector(store, IPAM_BLOCKS, on_block_change, labels=f"{LABEL_BORROWED}=true")
         self.bgp = Reflector(store, BGP_CONFIGURATIONS, on_change)
         self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change)
         self.ipam = Reflector(store, IPAM_CONFIGURATIONS, on_change)
         self.reservations = Reflector(store, IP_RESERVATIONS, on_change)
         self.lookup = PodLookup(store, node)
+
+    def _block_facts_changed(self) -> bool:
+        before = self._block_facts
+        self._block_facts = [
+            (watch.in_sync, dict(watch.invalid), find_routed(watch.objects.values()))
+            for watch in (self.own_blocks, self.lending_blocks)
+        ]
+        return self._block_facts != before
 
     def reflectors(self) -> tuple[Reflector, ...]:  # type: ignore[type-arg]  # of different kinds
         """Each of them."""
@@ -115,18 +137,22 @@ class ClusterView:
 
     def state(self) -> ClusterState:
         """The cluster as it is now. The value is meant for one computation, not to be kept."""
-        blocks = {**self.lending_blocks.objects, **self.own_blocks.objects}
         configs = self.bgp.objects
         self._last_said = {name: _as_last_said(n, self._last_said.get(name)) for name, n in self.nodes.objects.items()}
         return ClusterState(
             nodes=self._last_said,
             pools=self.pools.objects,
             affinities=self.affinities.objects,
-            blocks={block.cidr: block for block in blocks.values()},
+            blocks=self.blocks(),
             bgp=configs.get(DEFAULT) or BGPConfiguration(Meta(DEFAULT)),
             node_bgp={name.removeprefix("node."): c for name, c in configs.items() if name.startswith("node.")},
             felix=self.felix.objects.get(DEFAULT) or FelixConfiguration(Meta(DEFAULT)),
         )
+
+    def blocks(self) -> dict[Network, IPAMBlock]:
+        """The node's own blocks, and those that lend addresses."""
+        found = {**self.lending_blocks.objects, **self.own_blocks.objects}
+        return {block.cidr: block for block in found.values()}
 
     def ipam_configuration(self) -> IPAMConfiguration:
         """Cluster-wide rules of allocation."""
@@ -167,3 +193,10 @@ def _as_last_said(node: Node, before: Node | None) -> Node:
     ipv4, ipv6 = node.ipv4 or before.ipv4, node.ipv6 or before.ipv6
     said_all = ipv4 is node.ipv4 and ipv6 is node.ipv6
     return node if said_all else replace(node, ipv4=ipv4, ipv6=ipv6)
+
+
+def find_routed(blocks: Iterable[IPAMBlock]) -> Mapping[Network, object]:
+    """What routing reads of blocks (routing.holders), in a form that can be compared."""
+    return {
+        block.cidr: (block.node, block.deleted, find_holders((), {block.cidr: block}).by_prefix) for block in blocks
+    }

@@ -115,13 +115,16 @@ class Dataplane:
 
 
 def _is_underlay(event: KernelEvent) -> bool:
-    """Whether a foreign change may move the way to another node: not those of pods' devices and host routes."""
+    """Whether a foreign change may move the way to another node: not those that every new device of a pod brings.
+
+    These are the device, host routes, and what the kernel gives it for IPv6: fe80::/64 and ff00::/8.
+    """
     match event.object:
         case Link(name=name):
             return not name.startswith(WORKLOAD_PREFIX)
-        case Route() as route:
-            return route.dst.prefixlen < route.dst.max_prefixlen
-        case Addr() as addr:
-            return addr.interface.network.prefixlen < addr.interface.max_prefixlen
+        case Route(dst=dst):
+            return dst.prefixlen < dst.max_prefixlen and not (dst.is_link_local or dst.is_multicast)
+        case Addr(interface=interface):
+            return interface.network.prefixlen < interface.max_prefixlen and not interface.ip.is_link_local
         case _:
             return False

@@ -41,7 +41,7 @@ async def caring(node: WarmNode, living: dict[str, Address]) -> AsyncIterator[Wa
         for react in reactions:
             react()
 
-    view = ClusterView(node.cluster.store, node.name, on_change)
+    view = ClusterView(node.cluster.store, node.name, on_change, on_blocks=on_change)
     care = AddressCare(allocator, warm, view, wiring, FakeKernel(), node=node.name)
     reactions.append(care.mark)
     tasks = [asyncio.create_task(each) for each in (view.run(), care.run(), warm.run())]

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Interface
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv4Network
 
 from calico_py.agent.view import ClusterView
-from calico_py.model.kinds import NODES
+from calico_py.model.blocks import Attribute, IPAMBlock
+from calico_py.model.kinds import IPAM_BLOCKS, NODES
 from calico_py.model.meta import Meta
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL
 from calico_py.model.nodes import Node
@@ -61,3 +63,45 @@ async def test_another_node_of_the_same_name_inherits_nothing() -> None:
         await store.create(NODES, Node(Meta("node2")))
         await until(lambda: "node2" in view.nodes.objects and view.nodes.objects["node2"].ipv4 is None)
         assert view.state().nodes["node2"].ipv4 is None
+
+
+def _block(node: str, handles: dict[int, str]) -> IPAMBlock:
+    """node1's block, with addresses of these nodes by ordinal."""
+    nodes = sorted(set(handles.values()))
+    allocations = tuple(nodes.index(handles[n]) if n in handles else None for n in range(64))
+    return IPAMBlock(
+        Meta("10-65-0-0-26"),
+        cidr=IPv4Network("10.65.0.0/26"),
+        affinity=f"host:{node}",
+        allocations=allocations,
+        attributes=tuple(Attribute(f"handle-{name}", {"node": name}) for name in nodes),
+        unallocated=tuple(n for n in range(64) if n not in handles),
+    )
+
+
+async def test_only_what_routing_reads_of_a_block_is_a_change_of_routes() -> None:
+    """Pods come and go by the hundred; an address that another node borrows has a route of its own."""
+    store, calls = MemoryStore(), []
+    view = ClusterView(store, "node1", lambda: calls.append("all"), on_blocks=lambda: calls.append("blocks"))
+    task = asyncio.create_task(view.run())
+    await view.wait_in_sync()
+    try:
+        block = await store.create(IPAM_BLOCKS, _block("node1", {}))
+        await until(lambda: calls[-2:] == ["blocks", "all"])
+        calls.clear()
+        for handles, told in (
+            ({0: "node1"}, ["blocks"]),
+            ({0: "node1", 1: "node1"}, ["blocks"]),
+            ({0: "node1", 1: "node2"}, ["blocks", "all"]),
+            ({0: "node1"}, ["blocks", "all"]),
+            ({}, ["blocks"]),
+        ):
+            block = await store.update(IPAM_BLOCKS, replace(_block("node1", handles), meta=block.meta))
+            await until(lambda told=told: calls[-len(told) :] == told)  # type: ignore[misc]  # bound at once
+            await asyncio.sleep(0.02)
+            assert calls == told
+            calls.clear()
+            assert view.blocks()[block.cidr].allocations == block.allocations, "but what is known is current"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
