@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from calico_py.agent.address_care import AddressCare
 from calico_py.agent.cluster_work import ClusterWork
 from calico_py.agent.config import AgentConfig
 from calico_py.agent.health import make_health, make_metrics_app, serve
+from calico_py.agent.introduction import introduce_cluster
 from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
 from calico_py.agent.metrics import Metrics, make_metrics
@@ -245,7 +247,7 @@ async def _watch(agent: Parts) -> None:
 
 
 async def _start(agent: Parts) -> None:
-    """What is done once, when the API is in sync: the environment's pools."""
+    """What is done once, when the API is in sync: the environment's pools, and what Calico's tools look for."""
     await agent.view.wait_in_sync()
     await agent.own.wait()
     backoff, trouble = Backoff(), Trouble(log)
@@ -259,6 +261,7 @@ async def _start(agent: Parts) -> None:
             )
             for problem in agent.env_problems:
                 log.warning("%s", problem.message)
+            await introduce_cluster(agent.store, guid=secrets.token_hex(16))
         except StoreError as error:
             trouble.tell("the environment's pools are not looked after yet", error)
             await asyncio.sleep(backoff.wait())

@@ -56,7 +56,7 @@ def _decode(obj: Json) -> KubeControllersConfiguration:
 
 
 def _encode(config: KubeControllersConfiguration) -> dict[str, Any]:
-    """Only for fakes: the object is a person's."""
+    """For its creation: an object that is there is a person's."""
     grace = config.leak_grace_period
     node = {} if grace is None else {"leakGracePeriod": f"{grace.total_seconds()}s"}
     return {
