@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from calico_py.ipam.blocks import is_empty, new_block, sealed, thaw
-from calico_py.ipam.commits import RETRIES, BlockWriter
+from calico_py.ipam.commits import RETRIES, RETRIES_UNAVAILABLE, BlockWriter
 from calico_py.ipam.deletion import delete_marked
 from calico_py.ipam.requests import ContendedError, UnreadableError
 from calico_py.ipam.tasks import pause
@@ -27,7 +27,7 @@ from calico_py.model.names import (
     hostname_hash,
 )
 from calico_py.model.net import Network
-from calico_py.model.store import ConflictError, ExistsError, NotFoundError, Store
+from calico_py.model.store import ConflictError, ExistsError, NotFoundError, Store, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,21 @@ class Claims:
         - The block is this node's: the affinity is confirmed. The block is written first, so that a deletion that
           someone else has begun meets a conflict.
         - The block is somebody else's, or nobody's: the affinity is stale and goes.
+
+        A node has up to forty of them, and one request that fails must not cost all the others.
         """
+        unavailable = 0
         for attempt in range(RETRIES):
             try:
                 return await self._settle_once(affinity)
             except (ConflictError, NotFoundError):
                 await pause(attempt)
+            except UnavailableError:
+                unavailable += 1
+                if unavailable == RETRIES_UNAVAILABLE:
+                    raise
+                await pause(8)
+                continue
             found = await self._find_affinity(self._node, affinity.cidr)
             if found is None:
                 return None

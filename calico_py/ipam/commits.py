@@ -24,7 +24,7 @@ T = TypeVar("T")
 Change = Callable[[IPAMBlock], tuple[IPAMBlock, T]]
 
 RETRIES = 100  # Calico's, for each step
-_RETRIES_UNAVAILABLE = 3
+RETRIES_UNAVAILABLE = 3  # where an answer did not come
 
 
 class BlockGoneError(Exception):
@@ -138,7 +138,7 @@ class BlockWriter:
             except UnavailableError:
                 self.known.pop(cidr, None)
                 unavailable += 1
-                if unavailable == _RETRIES_UNAVAILABLE:
+                if unavailable == RETRIES_UNAVAILABLE:
                     raise
             else:
                 _answer(answers)

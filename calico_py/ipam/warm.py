@@ -230,7 +230,8 @@ class WarmAddresses:
     async def catch_up(self) -> bool:
         """One round: tell the API all that it does not know, and bring the stock to its level.
 
-        While the API is away only what it may have heard of is tried, and the level.
+        After a round in which nothing could be told the API is away: only what it may have heard of is tried then, and
+        the level.
 
         Returns:
             whether all is done.
@@ -246,13 +247,15 @@ class WarmAddresses:
             *(promises.restore(pod) for pod in promises.robbed() if stands),
             *(self._stock.level(of, serves=of in families) for of in FAMILIES),
         ]
-        failures = [error for error in await asyncio.gather(*work, return_exceptions=True) if error is not None]
+        results = await asyncio.gather(*work, return_exceptions=True)
+        failures = [error for error in results if error is not None]
         for error in failures:
             if not isinstance(error, StoreError | IPAMError):
                 raise error
             self._trouble.tell(f"node {self._allocator.node}: the API has not been told of all addresses", error)
         if failures:
-            self._failed_rounds += 1
+            told = None in results[: -len(FAMILIES)]
+            self._failed_rounds = 0 if told else self._failed_rounds + 1
             return False
         self._trouble.over()
         again, self._failed_rounds = bool(self._failed_rounds), 0

@@ -295,3 +295,21 @@ async def test_a_look_that_failed_for_one_family_claims_no_second_block_for_the_
     await allocator.drain()
     assert [block.cidr.version for block in await cluster.blocks()] == [4, 6]
     assert await problems(cluster) == []
+
+
+async def test_a_node_of_many_blocks_starts_though_each_look_at_one_fails_at_first() -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/24", 29)])
+    before = cluster.node("node1")
+    for number in range(80):
+        await before.assign(workload(f"c{number}"))
+    await before.drain()
+    broken: set[str] = set()
+
+    def fail_once(when: str, verb: str, kind: str, name: str) -> None:
+        if (when, verb, kind) == ("before", "get", "IPAMBlock") and name not in broken:
+            broken.add(name)
+            raise UnavailableError(f"{verb} {kind} {name}: connection refused")
+
+    allocator = cluster.node("node1", cluster.store.with_fault(fail_once))
+    await allocator.repair()
+    assert len(allocator.own_blocks()) == len(broken) == 10

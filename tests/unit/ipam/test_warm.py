@@ -129,6 +129,24 @@ async def test_without_the_api_pods_come_until_the_stock_is_used_up(cluster: IPA
     assert await problems(cluster) == []
 
 
+async def test_what_fails_again_and_again_keeps_nothing_else_from_being_told(tmp_path: Path) -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/26"), pool("fd00::/122")])
+    failing = False
+
+    def fault(_when: str, verb: str, kind: str, name: str) -> None:
+        if failing and (verb, kind) == ("update", "IPAMBlock") and name.startswith("fd00"):
+            raise UnavailableError("the API server does not answer")
+
+    node = WarmNode(cluster, tmp_path, families=(4, 6))
+    warm, _ = await node.begin(cluster.store.with_fault(fault))
+    failing = True
+    await warm.assign(workload("six", 6))
+    for container in ("one", "two"):
+        (got,) = await warm.assign(workload(container))
+        await warm.catch_up()
+        assert await held(cluster, f"k8s-pod-network.{container}") == {str(got.address)}
+
+
 async def test_a_pod_that_goes_before_the_api_heard_of_it_gives_its_address_back(
     cluster: IPAMCluster, node: WarmNode
 ) -> None:
