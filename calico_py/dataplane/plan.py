@@ -1,8 +1,8 @@
 """plan: from Intent's destinations and what the kernel has to the routes that the kernel should have. Pure.
 
 Two questions are answered here and nowhere else: by which device a gateway is reached (the underlay's routes say),
-and which of a destination's candidates is taken (the first that may be installed afresh and can be resolved, or that
-the kernel has already, or had until something took it away).
+and which of a destination's candidates is taken (the first that may be installed afresh, can be resolved and carries,
+or that the kernel has already, or had until something took it away).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -103,8 +103,12 @@ def _choose(
             if candidate.fresh:
                 why = why or str(error)
             continue
-        if candidate.fresh or installed.get(route.key) == route:
+        if installed.get(route.key) == route:
             return (candidate.route, route), why
+        if candidate.fresh and (candidate.route == before or underlay.carries(candidate.route)):
+            return (candidate.route, route), why
+        if candidate.fresh:
+            why = why or f"no tunnel engine is attached to {candidate.route.device} yet"
         if candidate.route == before:
             taken_away = candidate.route, route
     return taken_away, why or "no way to it"
@@ -139,6 +143,14 @@ class Underlay:
             protocol=intent.protocol,
             metric=METRIC_IPV4 if dst.version == 4 else METRIC_IPV6,
         )
+
+    def carries(self, intent: RouteIntent) -> bool:
+        """Whether packets by that way go on: a TUN device without its engine swallows them.
+
+        A route that is there already stays all the same, since the engine of a device that had one comes back.
+        """
+        link = self._links.get(intent.device)
+        return link is None or link.kind != "tun" or link.running
 
     def _next_hop(self, intent: RouteIntent, via: Address) -> NextHop:
         if intent.route_class == RouteClass.TUNNEL:

@@ -15,7 +15,7 @@ NET = ipaddress.ip_network
 IP = ipaddress.ip_address
 BLOCK = NET("10.244.2.0/26")
 ETH0, TUNL0 = 2, 5
-LINKS = [Link("eth0", ETH0, up=True, running=True), Link("tunl0", TUNL0, kind="tun", up=True)]
+LINKS = [Link("eth0", ETH0, up=True, running=True), Link("tunl0", TUNL0, kind="tun", up=True, running=True)]
 CONNECTED = Route(NET("192.168.1.0/24"), next_hops=(NextHop(ETH0),), protocol=2, link_scope=True)
 DEFAULT = Route(NET("0.0.0.0/0"), next_hops=(NextHop(ETH0, IP("192.168.1.1")),), protocol=3)
 UNDERLAY = [CONNECTED, DEFAULT]
@@ -33,15 +33,37 @@ def way(route_class: RouteClass, via: object = NEAR, *, fresh: bool = True) -> C
 
 
 def plan(
-    candidates: Sequence[Candidate], *installed: Route, links: Sequence[Link] = LINKS, waiting: str = ""
+    candidates: Sequence[Candidate],
+    *installed: Route,
+    links: Sequence[Link] = LINKS,
+    waiting: str = "",
+    held: Candidate | None = None,
 ) -> tuple[Route | None, str]:
     intent = Intent(destinations={BLOCK: Destination(BLOCK, tuple(candidates), waiting)})
-    out = plan_routes(intent, links, [*UNDERLAY, *installed])
+    out = plan_routes(intent, links, [*UNDERLAY, *installed], {BLOCK: held.route} if held else {})
     return out.desired.get(RouteKey(254, BLOCK, 0)), out.waiting.get(BLOCK, "")
 
 
 def test_tunnel_route_is_onlink_through_the_device() -> None:
     assert plan([way(RouteClass.TUNNEL)]) == (route(NEAR, TUNL0, PROTO_API, onlink=True), "")
+
+
+def test_a_tun_device_without_its_engine_gets_no_new_route_and_loses_none() -> None:
+    """The node's own engine may be later than the receiver of the other."""
+    deaf = [LINKS[0], Link("tunl0", TUNL0, kind="tun", up=True)]
+    ways = [way(RouteClass.TUNNEL), way(RouteClass.BGP, fresh=False)]
+    learned, tunnel = route(NEAR, ETH0, PROTO_BGP), route(NEAR, TUNL0, PROTO_API, onlink=True)
+    why = "no tunnel engine is attached to tunl0 yet"
+    assert plan(ways, learned, links=deaf) == (learned, why)
+    assert plan(ways, links=deaf) == (None, why)
+    assert plan(ways, tunnel, links=deaf) == (tunnel, "")
+    assert plan(ways, links=deaf, held=ways[0]) == (tunnel, ""), "taken away meanwhile, or the device made again"
+    assert plan(ways, learned) == (tunnel, "")
+
+
+def test_the_kernels_device_carries_as_soon_as_it_is_up() -> None:
+    links = [LINKS[0], Link("tunl0", TUNL0, kind="ipip", up=True)]
+    assert plan([way(RouteClass.TUNNEL)], links=links) == (route(NEAR, TUNL0, PROTO_API, onlink=True), "")
 
 
 def test_direct_and_learned_routes_differ_in_protocol_alone() -> None:
