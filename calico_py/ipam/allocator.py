@@ -212,6 +212,11 @@ class Allocator:
         """Write behind what a handle has in the node's blocks by now."""
         self._handles.mark(handle_id, self._search.own)
 
+    def rewrite_handle(self, handle_id: str) -> None:
+        """The same where somebody else may have changed the IPAMHandle since this process wrote it."""
+        self._handles.distrust(handle_id)
+        self._handles.mark(handle_id, self._search.own)
+
     async def hand_over(self, assigned: Assigned, handle_id: str, secondary: Mapping[str, str]) -> Assigned:
         """Give an address from the handle that holds it to another, such as a warm address to a pod.
 

@@ -44,6 +44,10 @@ class Handles:
         """The object, from what this process wrote or from the API."""
         return self._objects.get(handle_id) or await self._read(handle_id)
 
+    def distrust(self, handle_id: str) -> None:
+        """The object may not be what this process wrote any more."""
+        self._objects.pop(handle_id, None)
+
     def mark(self, handle_id: str, blocks: Iterable[Network], *, new: bool = False) -> None:
         """What the handle has in these blocks changed: write it soon. ``new``: most likely there is no object yet."""
         if not handle_id:

@@ -23,6 +23,8 @@ from calico_py.model.net import Address
 
 log = logging.getLogger(__name__)
 
+TOOL_SECONDS = 3.0  # a tool that releases an address lowers the count in its IPAMHandle after that, which takes it less
+
 
 @dataclass(slots=True)
 class Pod:
@@ -82,6 +84,7 @@ class Promises:
         self.news = False
         self._allocator = allocator
         self._journal = journal
+        self._reclaimed_at: dict[str, float] = {}
 
     # What is promised
 
@@ -177,7 +180,11 @@ class Promises:
         log.warning("%s", self.trouble)
 
     def tidy(self) -> None:
-        """Keep the journal short."""
+        """Keep the journal short, and look after the IPAMHandles of which a tool thinks that they hold less."""
+        now = asyncio.get_running_loop().time()
+        for handle_id in [each for each, at in self._reclaimed_at.items() if now - at >= TOOL_SECONDS]:
+            del self._reclaimed_at[handle_id]
+            self._allocator.rewrite_handle(handle_id)
         self._journal.tidy(lambda: Outstanding(self._takes(), dict.fromkeys(self.leaving)))
 
     async def close(self) -> None:
@@ -219,6 +226,7 @@ class Promises:
             self._tell_lost(pod, address, error)
             return None
         self.reclaimed += 1
+        self._reclaimed_at[pod.handle_id] = asyncio.get_running_loop().time()
         log.warning("address %s of %s had been released by somebody else and is its own again", address, pod)
         return got[0]
 
