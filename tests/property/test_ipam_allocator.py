@@ -25,7 +25,7 @@ from calico_py.ipam.garbage import PodName, PodView
 from calico_py.ipam.reconcile import Living
 from calico_py.ipam.requests import Assigned, AssignRequest, IPAMError, Release, Tunnel
 from calico_py.model.kinds import IPAM_BLOCKS
-from calico_py.model.net import Address, Family, Network
+from calico_py.model.net import Address, Family
 from calico_py.model.pools import EncapMode
 from calico_py.model.store import UnavailableError
 from tests.fakes.ipam import IPAMCluster, config, pool, problems
@@ -95,10 +95,10 @@ class Pod:
 
 @dataclass
 class History:
-    """What must only rise: sequence numbers of blocks, and of the allocations of each address."""
+    """Sequence numbers: those of a block, by uid, only rise; those of an address's allocations never come again."""
 
-    blocks: dict[Network, int] = field(default_factory=dict)
-    allocations: dict[Address, int] = field(default_factory=dict)
+    blocks: dict[str, int] = field(default_factory=dict)
+    allocations: set[tuple[Address, int]] = field(default_factory=set)
 
 
 class AllocatorMachine(RuleBasedStateMachine):
@@ -159,8 +159,9 @@ class AllocatorMachine(RuleBasedStateMachine):
             return
         pod.addresses, pod.living = got, True
         for assigned in got:
-            assert assigned.sequence > self.history.allocations.get(assigned.address, -1), "sequence numbers rise"
-            self.history.allocations[assigned.address] = assigned.sequence
+            number = (assigned.address, assigned.sequence)
+            assert number not in self.history.allocations, "a late release would hit the new owner"
+            self.history.allocations.add(number)
 
     async def _delete(self, pod: Pod) -> None:
         pod.living, pod.deleting = False, True
@@ -286,6 +287,10 @@ class AllocatorMachine(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.cluster.advance(seconds)
 
+    @rule(seconds=st.sampled_from([-86_400, -61, -1, 86_400]))
+    def the_clock_jumps(self, seconds: int) -> None:
+        self.cluster.advance(seconds)
+
     @rule(chosen=st.sampled_from(CONFIGS))
     def configure(self, chosen: Any) -> None:
         self.cluster.config = chosen
@@ -357,8 +362,8 @@ class AllocatorMachine(RuleBasedStateMachine):
     @invariant()
     def sequence_numbers_rise(self) -> None:
         for block in self._now(self.cluster.blocks):
-            assert block.sequence_number >= self.history.blocks.get(block.cidr, 0)
-            self.history.blocks[block.cidr] = block.sequence_number
+            assert block.sequence_number >= self.history.blocks.get(block.meta.uid, 0)
+            self.history.blocks[block.meta.uid] = block.sequence_number
 
 
 TestAllocatorMachine = AllocatorMachine.TestCase

@@ -283,6 +283,10 @@ class WarmMachine(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.cluster.advance(seconds)
 
+    @rule(seconds=st.sampled_from([-86_400, -61, -1, 86_400]))
+    def the_clock_jumps(self, seconds: int) -> None:
+        self.cluster.advance(seconds)
+
     # Truths
 
     @invariant()
