@@ -11,7 +11,7 @@ from calico_py.agent.addresses import find_duplicates
 from calico_py.agent.announcer import Announcer
 from calico_py.agent.leader import Leader
 from calico_py.agent.parts import Parts
-from calico_py.agent.pods import list_pods
+from calico_py.agent.pods import Pods
 from calico_py.ipam.collector import Collector
 from calico_py.kube.events import Recorder
 from calico_py.kube.reflector import Named
@@ -37,23 +37,22 @@ class ClusterWork:
         self._waiting_since: dict[str, float] = {}
         self._recorder = Recorder(parts.store, parts.config.node)
         self._own = Announcer(self._recorder, self._uid)
+        pods = Pods(parts.store)
         collector = Collector(
             parts.store,
             parts.allocator,
             nodes=lambda: list(parts.view.nodes.objects),
-            pods=lambda: list_pods(parts.store),
+            pods=pods.list,
             now=lambda: datetime.now(UTC),
         )
-
-        async def collect() -> int:
-            return (await collector.collect()).unsettled
 
         self.leader = Leader(
             parts.store,
             parts.config.node,
             parts.view,
             announcer=Announcer(self._recorder, self._uid),
-            collect=collect,
+            collect=lambda grace: collector.collect(grace=grace),
+            pod_ends=pods.wait_for_end,
             other_problems=self._seen_by_all,
         )
 

@@ -9,18 +9,22 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from calico_py.agent.announcer import Announcer
 from calico_py.agent.conditions import POOL_CONDITIONS, Verdict, judge_pools, plan_conditions
 from calico_py.agent.view import ClusterView
 from calico_py.ipam.blocks import borrowed
+from calico_py.ipam.collector import DEFAULT_GRACE, Collected
+from calico_py.ipam.garbage import PodName
 from calico_py.ipam.requests import IPAMError
 from calico_py.kube.backoff import Backoff
 from calico_py.kube.lease import Leadership
 from calico_py.kube.reflector import Reflector
+from calico_py.model.controllers import KUBE_CONTROLLERS_CONFIGURATIONS
 from calico_py.model.intent import Problem
 from calico_py.model.kinds import IPAM_BLOCKS
 from calico_py.model.meta import Meta
@@ -31,11 +35,12 @@ from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
-# Seconds. Leaks are judged twice in Calico's grace period of 15 minutes; a deleted node is looked at sooner.
-COLLECT_INTERVAL = 450.0
+# Seconds. Leaks are judged twice in a grace period; a deleted node is looked at sooner.
+COLLECT_INTERVAL = DEFAULT_GRACE.total_seconds() / 2
 _SOON = 10.0
 _SOON_FOR = 300.0
 _DEBOUNCE = 0.1
+_GATHER = 1.0  # what comes within this time is one pass of the collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,8 @@ class Leader:
         node: name of this node, the agent's identity in the election.
         view: what the agent watches anyway; ``mark`` is among the reactions to its changes.
         announcer: for what is wrong with cluster-wide objects.
-        collect: one pass of garbage collection; how much of deleted nodes is left that is soon to go.
+        collect: one pass of garbage collection, given the grace period.
+        pod_ends: returns when one of these pods has ended.
         other_problems: of cluster-wide objects, beside those that are found here.
 
     Attributes:
@@ -89,7 +95,8 @@ class Leader:
         view: ClusterView,
         *,
         announcer: Announcer,
-        collect: Callable[[], Awaitable[int]],
+        collect: Callable[[timedelta], Awaitable[Collected]],
+        pod_ends: Callable[[Collection[PodName]], Awaitable[None]],
         other_problems: Callable[[], Iterable[Problem]] = tuple,
     ) -> None:
         self.leadership = Leadership(store, node, self.mark)
@@ -97,10 +104,13 @@ class Leader:
         self._view = view
         self._announcer = announcer
         self._collect = collect
+        self._pod_ends = pod_ends
         self._other_problems = other_problems
         self._changed = asyncio.Event()
         self._pools_changed = asyncio.Event()
         self._node_gone = asyncio.Event()
+        self._settings_changed = asyncio.Event()
+        self._settings = Reflector(store, KUBE_CONTROLLERS_CONFIGURATIONS, self._on_settings)
         self._nodes: frozenset[str] = frozenset()
 
     def mark(self) -> None:
@@ -111,6 +121,16 @@ class Leader:
         self._nodes = nodes
         self._changed.set()
         self._pools_changed.set()
+
+    @property
+    def grace(self) -> timedelta:
+        """How long an address must look leaked before it is freed; zero frees those of deleted nodes alone."""
+        found = self._settings.objects.get("default")
+        return DEFAULT_GRACE if found is None or found.leak_grace_period is None else found.leak_grace_period
+
+    def _on_settings(self) -> None:
+        self._settings_changed.set()
+        self._pools_changed.set()  # a setting that cannot be read is told with what is wrong with pools
 
     async def run(self) -> None:
         """Take part in the election, and do the work while leading, for ever.
@@ -147,6 +167,7 @@ class Leader:
             duties = {
                 "pools": self._look_after_pools,
                 "labels": self._look_after_labels,
+                "settings": self._settings.run,
                 "garbage": self._collect_garbage,
             }
             running = [tasks.create_task(duty(), name=f"leader: {name}") for name, duty in duties.items()]
@@ -183,6 +204,10 @@ class Leader:
             if verdict.reason in ("CIDROverlap", "Invalid")
         ]
         others = [problem for problem in self._view.problems() if problem.kind != "IPPool"]
+        kind = self._settings.kind.kind
+        for name, error in self._settings.invalid.items():
+            why = f"{kind} {name}: {error}; leaked addresses are freed after {DEFAULT_GRACE.total_seconds():.0f} s"
+            others.append(Problem(kind, name, "Invalid", why))
         self._announcer.tell((*told, *others, *self._other_problems()))
 
     async def _write_conditions(self, verdicts: Mapping[str, Verdict]) -> None:
@@ -225,21 +250,51 @@ class Leader:
         return None
 
     async def _collect_garbage(self) -> None:
-        """Now and then; after a node's deletion until the API's last pod of it is gone and the last address cooled."""
+        """Now and then; at a node's deletion, and whenever something of it that could not go yet can go."""
+        await self._settings.wait_in_sync()
         clock = asyncio.get_running_loop().time
         soon_until = clock() + _SOON_FOR
         trouble = Trouble(log)
         while True:
             self._node_gone.clear()
-            left = 0
+            self._settings_changed.clear()
+            began = clock()
+            found = Collected(unsettled=1)  # as far as is known after a failure
             try:
-                left = await self._collect()
+                found = await self._collect(self.grace)
             except (StoreError, IPAMError) as error:
                 trouble.tell("leaked addresses were not collected", error)
             else:
                 trouble.over()
-            if await _within(self._node_gone, _SOON if left and clock() < soon_until else COLLECT_INTERVAL):
+            lasted = clock() - began
+            seconds = min(COLLECT_INTERVAL, self.grace.total_seconds() / 2 or COLLECT_INTERVAL)
+            seconds = found.cools_in if found.cools_in is not None else max(seconds, _GATHER)
+            if found.unsettled and clock() < soon_until:
+                seconds = min(seconds, _SOON)
+            if await self._until_due(seconds, found.kept_by):
                 soon_until = clock() + _SOON_FOR
+            await asyncio.sleep(max(_GATHER, lasted))
+
+    async def _until_due(self, seconds: float, kept_by: Collection[PodName]) -> bool:
+        """Until a node goes (then True), a setting changes, a pod ends that keeps an address, or the time is up."""
+        node_gone = asyncio.create_task(self._node_gone.wait())
+        waits: list[asyncio.Task[Any]] = [node_gone, asyncio.create_task(self._settings_changed.wait())]
+        if kept_by:
+            waits.append(asyncio.create_task(self._pod_end(kept_by)))
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return node_gone.done()
+        finally:
+            for each in waits:
+                each.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _pod_end(self, names: Collection[PodName]) -> None:
+        try:
+            await self._pod_ends(names)
+        except StoreError as error:
+            log.info("not told of the end of pods: %s", error)
+            await asyncio.sleep(COLLECT_INTERVAL)
 
 
 async def _within(event: asyncio.Event, seconds: float) -> bool:

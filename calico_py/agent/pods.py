@@ -1,15 +1,16 @@
 """All pods of the cluster, as far as the leader's garbage collection must know them."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 from calico_py.ipam.garbage import PodName, PodView
 from calico_py.model.kinds import decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.net import Address
-from calico_py.model.store import Json, Kind, Store
+from calico_py.model.store import EventType, Json, Kind, Store
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
 
@@ -47,11 +48,34 @@ def _never(_: _Pod) -> dict[str, Any]:
 _PODS: Kind[_Pod] = Kind("Pod", "", "v1", "pods", _decode, _never, namespaced=True)
 
 
-async def list_pods(store: Store) -> Mapping[PodName, PodView]:
-    """Every pod that is not on the host's network, as the API has it now.
+class Pods:
+    """All pods that are not on the host's network: read when they are asked for, not kept."""
 
-    Raises:
-        StoreError: the API failed.
-    """
-    found = (await store.list(_PODS)).items
-    return {(pod.meta.namespace, pod.meta.name): pod.view for pod in found if pod.view is not None}
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._version = ""
+
+    async def list(self) -> Mapping[PodName, PodView]:
+        """Every one, as the API has it now.
+
+        Raises:
+            StoreError: the API failed.
+        """
+        listing = await self._store.list(_PODS)
+        self._version = listing.resource_version
+        return {(pod.meta.namespace, pod.meta.name): pod.view for pod in listing.items if pod.view is not None}
+
+    async def wait_for_end(self, names: Collection[PodName]) -> None:
+        """Return when one of these is deleted or has finished since the last list; also when the watch ends.
+
+        Raises:
+            StoreError: the API failed.
+        """
+        events = self._store.watch(_PODS, resource_version=self._version)
+        async with contextlib.aclosing(cast("Any", events)) as stream:
+            async for event in stream:
+                if (event.namespace, event.name) not in names:
+                    continue
+                view = event.object.view if event.object is not None else None
+                if event.type == EventType.DELETED or (view is not None and view.finished):
+                    return

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -12,18 +12,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from calico_py.agent.pods import list_pods
+from calico_py.agent.pods import Pods
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.audit import Cluster, Finding, audit, why_leaked
 from calico_py.ipam.blocks import Allocation, allocations
 from calico_py.ipam.census import AddressUse, use_of_addresses, use_of_blocks, use_of_pools
 from calico_py.ipam.collector import DEFAULT_GRACE
-from calico_py.ipam.garbage import View, judge, living_addresses
+from calico_py.ipam.garbage import Judgement, View, judge, living_addresses
 from calico_py.ipam.requests import IPAMError, Release
 from calico_py.ipam.rules import cooldown_of
 from calico_py.kube.client import connect
 from calico_py.kube.transport import CredentialsError
 from calico_py.model.blocks import IPAMBlock, IPAMConfiguration
+from calico_py.model.controllers import KUBE_CONTROLLERS_CONFIGURATIONS
 from calico_py.model.kinds import BLOCK_AFFINITIES, IP_POOLS, IPAM_BLOCKS, IPAM_CONFIGURATIONS, IPAM_HANDLES, NODES
 from calico_py.model.meta import Meta
 from calico_py.model.names import warm_handle
@@ -128,15 +129,16 @@ def release(address: tuple[str, ...], force: bool, kubeconfig: str | None) -> No
 
 @command.command()
 @click.option("--dry-run", is_flag=True, required=True, help="Only say what would go; the leader does it.")
-@click.option("--grace", default=DEFAULT_GRACE.total_seconds(), show_default=True, help="Seconds.")
+@click.option("--grace", type=float, help="Seconds, instead of KubeControllersConfiguration's leakGracePeriod.")
 @_output
 @_kubeconfig
-def gc(dry_run: bool, grace: float, output: str, kubeconfig: str | None) -> None:
+def gc(dry_run: bool, grace: float | None, output: str, kubeconfig: str | None) -> None:
     """Say what the leader would clean up, and why."""
     del dry_run
     now = datetime.now(UTC)
-    cluster, config = run_with_store(kubeconfig, _read_with_config)
-    found = plan_garbage(cluster.view, config, now=now, grace=timedelta(seconds=grace))
+    cluster, config, period = run_with_store(kubeconfig, _read_with_config)
+    period = period if grace is None else timedelta(seconds=grace)
+    found = plan_garbage(cluster.view, config, now=now, grace=period)
     _print({"garbage": found}, output)
     if not found and output == "text":
         click.echo("nothing is to be cleaned up")
@@ -153,16 +155,21 @@ async def read_cluster(store: Store) -> Cluster:
 
     blocks, handles, affinities = await read(IPAM_BLOCKS), await read(IPAM_HANDLES), await read(BLOCK_AFFINITIES)
     pools, nodes = await read(IP_POOLS), await read(NODES)
-    view = View(blocks, [node.name for node in nodes], await list_pods(store), handles, affinities)
+    view = View(blocks, [node.name for node in nodes], await Pods(store).list(), handles, affinities)
     return Cluster(view, pools, invalid)
 
 
-async def _read_with_config(store: Store) -> tuple[Cluster, IPAMConfiguration]:
+async def _read_with_config(store: Store) -> tuple[Cluster, IPAMConfiguration, timedelta]:
+    """And the grace period that the leader goes by."""
     try:
         config = await store.get(IPAM_CONFIGURATIONS, "default")
     except NotFoundError:
         config = IPAMConfiguration(Meta("default"))
-    return await read_cluster(store), config
+    try:
+        period = (await store.get(KUBE_CONTROLLERS_CONFIGURATIONS, "default")).leak_grace_period
+    except (NotFoundError, InvalidError):
+        period = None
+    return await read_cluster(store), config, DEFAULT_GRACE if period is None else period
 
 
 async def release_addresses(store: Store, cluster: Cluster, wanted: Iterable[Address], *, force: bool) -> list[str]:
@@ -234,6 +241,10 @@ def plan_garbage(view: View, config: IPAMConfiguration, *, now: datetime, grace:
         for b in later.blocks
     ]
     found += [
+        {"what": f"block {b.cidr}", "when": "with its last address", "why": f"node {b.node} does not exist"}
+        for b in _to_be_emptied(standing, later)
+    ]
+    found += [
         {"what": f"handle {h.meta.name}", "when": when(at_once=h in now_due.handles), "why": "it holds no address"}
         for h in later.handles
     ]
@@ -246,6 +257,15 @@ def plan_garbage(view: View, config: IPAMConfiguration, *, now: datetime, grace:
         for a in later.affinities
     ]
     return found
+
+
+def _to_be_emptied(view: View, later: Judgement) -> Iterator[IPAMBlock]:
+    """Blocks of deleted nodes in which nobody will have an address."""
+    leaving = {release.address for release in later.releases}
+    for block in view.blocks:
+        stays = [a for a in allocations(block) if not a.cooling and a.address not in leaving]
+        if block.node in later.gone and block not in later.blocks and not stays:
+            yield block
 
 
 def _why_empty(block: IPAMBlock, view: View) -> str:

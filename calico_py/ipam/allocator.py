@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from calico_py.ipam import blocks
@@ -24,7 +25,7 @@ from calico_py.ipam.rules import cooldown_of
 from calico_py.ipam.search import Search, Want
 from calico_py.ipam.tasks import Tasks, pause
 from calico_py.ipam.tunnels import keep_tunnel_address, tunnel_pools
-from calico_py.model.blocks import Attribute, BlockAffinity, IPAMBlock, IPAMConfiguration
+from calico_py.model.blocks import Attribute, BlockAffinity, IPAMBlock, IPAMConfiguration, IPAMHandle
 from calico_py.model.net import Address, Family, Network, contains, family
 from calico_py.model.pools import AllowedUse, IPPool
 from calico_py.model.store import Store, StoreError
@@ -259,42 +260,46 @@ class Allocator:
         done = await self._release_and_tidy([Release(a.address, a.handle_id, a.sequence) for a in found])
         return len(done.released)
 
-    async def release(self, releases: Iterable[Release]) -> Released:
+    async def release(self, releases: Iterable[Release], *, unused_since: datetime | None = None) -> Released:
         """Release addresses that still are what the caller saw; what is not released is in the answer.
+
+        Args:
+            releases: what to release.
+            unused_since: from when on they cool down; None: from now on.
 
         Raises:
             StoreError: the API failed; what had been released by then is.
         """
-        return await self._tasks.to_its_end(self._release_and_tidy(list(releases)), name="release")
+        return await self._tasks.to_its_end(self._release_and_tidy(list(releases), unused_since), name="release")
 
-    async def _release_and_tidy(self, releases: Sequence[Release]) -> Released:
-        done = await self._release(releases, self.cooldown)
+    async def _release_and_tidy(self, releases: Sequence[Release], unused_since: datetime | None = None) -> Released:
+        done = await self._release(releases, self.cooldown, unused_since)
         for handle_id in {release.handle_id for release in releases}:
             self._holdings.forget_empty(handle_id)
         for of in {family(address) for address in done.released}:
             await self._release_unselected(of)
         return done
 
-    async def _release(self, releases: Sequence[Release], cooldown: timedelta) -> Released:
+    async def _release(
+        self, releases: Sequence[Release], cooldown: timedelta, unused_since: datetime | None = None
+    ) -> Released:
         by_block: dict[Network | None, list[Release]] = {}
         for wanted in releases:
             by_block.setdefault(await self._holdings.block_of(wanted.address, self._pools()), []).append(wanted)
         parts: list[Released] = []
-        await _all_of([self._release_in(cidr, some, cooldown, parts) for cidr, some in by_block.items()])
+        change = partial(ReleaseAddresses, now=self._now, cooldown=cooldown, unused_since=unused_since)
+        await _all_of([self._release_in(cidr, change(some), parts) for cidr, some in by_block.items()])
         return Released(
             tuple(a for part in parts for a in part.released),
             tuple(a for part in parts for a in part.unallocated),
             {address: reason for part in parts for address, reason in part.refused.items()},
         )
 
-    async def _release_in(
-        self, cidr: Network | None, releases: Sequence[Release], cooldown: timedelta, parts: list[Released]
-    ) -> None:
-        nowhere = Released(unallocated=tuple(r.address for r in releases))
+    async def _release_in(self, cidr: Network | None, change: ReleaseAddresses, parts: list[Released]) -> None:
+        nowhere = Released(unallocated=tuple(r.address for r in change.releases))
         if cidr is None:
             parts.append(nowhere)
             return
-        change = ReleaseAddresses(releases, self._now, cooldown)
         try:
             done = await self.writer.change(cidr, change)
             if (done.unallocated or done.refused) and await self.writer.refresh(cidr):
@@ -303,7 +308,7 @@ class Allocator:
         except BlockGoneError:
             parts.append(nowhere)
         finally:
-            for handle_id in change.handles | {r.handle_id for r in releases}:
+            for handle_id in change.handles | {r.handle_id for r in change.releases}:
                 self._handles.mark(handle_id, [cidr])
 
     async def _release_unselected(self, of: Family) -> None:
@@ -387,6 +392,10 @@ class Allocator:
         """Hear of a block of this node from a watch: saves a conflict, or a look for what others gave back."""
         if block.cidr in self._search.own and not block.deleted:
             self.writer.learn(block)
+
+    def learn_handles(self, handles: Iterable[IPAMHandle]) -> None:
+        """Objects as the API has just shown them, of handles that are about to be released: saves reading each."""
+        self._handles.learn(handles)
 
     def forget_foreign_blocks(self) -> None:
         """Drop other nodes' blocks from memory; they are read again when needed."""

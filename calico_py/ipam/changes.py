@@ -95,12 +95,14 @@ class ReleaseAddresses:
     """Release addresses that still are what the caller saw.
 
     Attributes:
+        unused_since: from when on they cool down; None: from now on.
         handles: whose they were.
     """
 
     releases: Sequence[Release]
     now: Now
     cooldown: timedelta
+    unused_since: datetime | None = None
     handles: set[str] = field(default_factory=set)
     _last: Mapping[Address, blocks.Allocation] = field(default_factory=dict)
 
@@ -122,7 +124,10 @@ class ReleaseAddresses:
                 due[wanted.address] = held
         self._last = {**self._last, **due}
         self.handles |= {a.handle for a in due.values()}
-        after = blocks.release(block, [a.ordinal for a in due.values()], now=self.now(), cooldown=self.cooldown)
+        now = self.now()
+        since = min(self.unused_since or now, now)  # clocks are set back
+        cooldown = self.cooldown if since + self.cooldown > now else timedelta(0)
+        after = blocks.release(block, [a.ordinal for a in due.values()], now=since, cooldown=cooldown)
         return after, Released((*done, *due), tuple(unallocated), refused)
 
 

@@ -1,21 +1,28 @@
 """Carries the judgements of ``garbage`` out. Runs in the leader only, though two at once would do no harm."""
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from calico_py.ipam import blocks
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.commits import BlockGoneError
 from calico_py.ipam.garbage import Judgement, Memory, PodName, PodView, Verdict, View, judge, living_addresses, verdict
-from calico_py.ipam.requests import IPAMError, Released
+from calico_py.ipam.requests import IPAMError, Release, Released
 from calico_py.model.blocks import BlockAffinity, IPAMBlock, IPAMHandle
 from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS, IPAM_HANDLES
 from calico_py.model.net import Network
 from calico_py.model.store import ConflictError, NotFoundError, Store
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 log = logging.getLogger(__name__)
+
+_AT_ONCE = 16  # requests
 
 DEFAULT_GRACE = timedelta(minutes=15)  # Calico's leakGracePeriod
 
@@ -26,14 +33,18 @@ class Collected:
 
     Attributes:
         candidates: how many things wait for their grace period to pass.
-        unsettled: blocks of deleted nodes that remain: the API still has pods of theirs, or an address cools down.
+        unsettled: blocks of deleted nodes that remain.
+        kept_by: pods because of which addresses of deleted nodes stay.
+        cools_in: seconds until the next address of a deleted node has cooled down; None if none cools.
     """
 
-    released: Released
+    released: Released = field(default_factory=Released)
     blocks: tuple[Network, ...] = ()
     handles: tuple[str, ...] = ()
     candidates: int = 0
     unsettled: int = 0
+    kept_by: frozenset[PodName] = frozenset()
+    cools_in: float | None = None
 
 
 class Collector:
@@ -77,15 +88,25 @@ class Collector:
         judgement = judge(view, self._memory, now=self._now(), grace=grace, cooldown=self._allocator.cooldown)
         self._memory = judgement.memory
         released = await self._release(view, judgement)
-        for cidr in judgement.tidy:
-            await self._tidy(cidr)
-        for affinity in judgement.affinities:
-            await self._resolve(affinity)
-        gone = [block.cidr for block in judgement.blocks if await self._release_block(block)]
-        dropped = [handle.handle_id for handle in judgement.handles if await self._drop(handle)]
+        await _some_at_once(self._tidy, judgement.tidy)
+        await _some_at_once(self._resolve, judgement.affinities)
+        empty = self._empty_by_now(view, judgement)
+        done = await _some_at_once(self._release_block, empty)
+        freed = [block.cidr for block, was_freed in zip(empty, done, strict=True) if was_freed]
+        done = await _some_at_once(self._drop, judgement.handles)
+        dropped = [handle.handle_id for handle, went in zip(judgement.handles, done, strict=True) if went]
+        left = [block for block in standing if block.node in judgement.gone and block.cidr not in freed]
+        cools_in = self._cools_in(left)
         self._allocator.forget_foreign_blocks()
-        unsettled = [b for b in standing if b.node is not None and b.node not in view.nodes and b.cidr not in gone]
-        return Collected(released, tuple(gone), tuple(dropped), len(judgement.memory), len(unsettled))
+        return Collected(
+            released,
+            tuple(freed),
+            tuple(dropped),
+            candidates=sum(kind != "node" for kind, _, _ in judgement.memory),
+            unsettled=len(left),
+            kept_by=judgement.kept_by,
+            cools_in=cools_in,
+        )
 
     def _living_nodes(self) -> frozenset[str]:
         nodes = frozenset(self._nodes())
@@ -100,13 +121,44 @@ class Collector:
         view = replace(view, nodes=self._living_nodes(), pods=await self._pods())
         living = living_addresses(view.pods)
         held = {(a.address, a.sequence): a for block in view.blocks for a in blocks.allocations(block)}
-        still = [
-            release
-            for release in judgement.releases
-            if release.sequence is not None
-            and verdict(held[release.address, release.sequence], view, living) is not Verdict.VALID
+        by_node: dict[str, list[Release]] = {}
+        for release in judgement.releases:
+            allocation = held[release.address, release.sequence or 0]
+            found, gone = verdict(allocation, view, living), allocation.node in judgement.gone
+            if found is Verdict.GONE or (found is Verdict.LEAKED and not gone):  # a node that is back has its grace
+                by_node.setdefault(allocation.node if gone else "", []).append(release)
+
+        leaving = {release.handle_id for some in by_node.values() for release in some}
+        self._allocator.learn_handles(handle for handle in view.handles if handle.handle_id in leaving)
+
+        async def release_of(node: str) -> Released:
+            return await self._allocator.release(by_node[node], unused_since=judgement.gone.get(node))
+
+        parts = await _some_at_once(release_of, list(by_node))
+        return Released(
+            tuple(address for part in parts for address in part.released),
+            tuple(address for part in parts for address in part.unallocated),
+            {address: reason for part in parts for address, reason in part.refused.items()},
+        )
+
+    def _empty_by_now(self, view: View, judgement: Judgement) -> list[IPAMBlock]:
+        """Those that were seen empty, and those of deleted nodes that the releases emptied."""
+        now, cooldown = self._now(), self._allocator.cooldown
+        of_gone = (self._latest(block) for block in view.blocks if block.node in judgement.gone)
+        emptied = [block for block in of_gone if blocks.is_empty(blocks.thaw(block, now=now, cooldown=cooldown))]
+        return [*(block for block in judgement.blocks if block.node not in judgement.gone), *emptied]
+
+    def _latest(self, block: IPAMBlock) -> IPAMBlock:
+        return self._allocator.writer.known.get(block.cidr, block)
+
+    def _cools_in(self, left: Iterable[IPAMBlock]) -> float | None:
+        """Seconds until the first of these blocks has no address left that cools down."""
+        ends = [
+            max(times) + self._allocator.cooldown
+            for block in map(self._latest, left)
+            if (times := [blocks.parse_time(a.attribute.released_at) for a in blocks.allocations(block) if a.cooling])
         ]
-        return await self._allocator.release(still)
+        return max(0.0, (min(ends) - self._now()).total_seconds()) if ends else None
 
     async def _tidy(self, cidr: Network) -> None:
         def change(block: IPAMBlock) -> tuple[IPAMBlock, None]:
@@ -138,3 +190,18 @@ class Collector:
         except (ConflictError, NotFoundError):
             return False
         return True
+
+
+async def _some_at_once(work: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:
+    """What the work makes of each, in order; all are tried before the first error is raised."""
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(item: T) -> R:
+        async with slots:
+            return await work(item)
+
+    found = await asyncio.gather(*map(one, items), return_exceptions=True)
+    for result in found:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in found if not isinstance(result, BaseException)]

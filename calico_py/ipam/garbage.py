@@ -4,6 +4,8 @@ An address is valid until it is proved leaked: an owner that is not understood k
 says, it is not released while a living pod has it. But for what was a deleted node's, each thing must be seen unchanged
 twice, a grace period apart, and is looked at once more right before it goes. The rules are Calico's
 (design/ipam/ipam-gc.md).
+
+The addresses of a deleted node cool down from its deletion on: since then no node has had a route to them.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -61,12 +63,16 @@ class Judgement:
 
     Attributes:
         memory: since when each candidate has been seen unchanged.
+        gone: nodes that have something and do not exist, and since when that has been seen.
+        kept_by: pods because of which addresses of such nodes stay.
         releases: leaked addresses. blocks: empty ones, to be released from their nodes.
         tidy: blocks to be written for an address that has cooled down or a label that is wrong.
         handles: that hold nothing. affinities: without a block, or on the way to a deletion that nobody goes on with.
     """
 
     memory: Memory
+    gone: Mapping[str, datetime] = field(default_factory=dict)
+    kept_by: frozenset[PodName] = frozenset()
     releases: tuple[Release, ...] = ()
     blocks: tuple[IPAMBlock, ...] = ()
     tidy: tuple[Network, ...] = ()
@@ -102,6 +108,8 @@ def judge(view: View, memory: Memory, *, now: datetime, grace: timedelta, cooldo
     """
     watch = _Watch(memory, now)
     return Judgement(
+        gone=_gone(view, watch),
+        kept_by=frozenset(_keepers(view)),
         releases=tuple(_leaks(view, watch, grace))[:MOST_RELEASES],
         blocks=tuple(_empty_blocks(view, watch, grace, cooldown)),
         tidy=tuple(b.cidr for b in view.blocks if _needs_writing(b, now=now, cooldown=cooldown)),
@@ -130,6 +138,26 @@ def verdict(allocation: Allocation, view: View, living: Collection[Address]) -> 
 def living_addresses(pods: Mapping[PodName, PodView]) -> frozenset[Address]:
     """All addresses that a pod which is not finished reports."""
     return frozenset(address for pod in pods.values() if not pod.finished for address in pod.addresses)
+
+
+def _gone(view: View, watch: _Watch) -> dict[str, datetime]:
+    claimed = {block.node for block in view.blocks} | {affinity.node for affinity in view.affinities}
+    used = {a.node for block in view.blocks for a in allocations(block)}
+    gone = sorted(name for name in claimed | used if name and name not in view.nodes)
+    for name in gone:
+        watch.for_at_least(("node", name, 0), timedelta(0))
+    return {name: watch.memory["node", name, 0] for name in gone}
+
+
+def _keepers(view: View) -> Iterable[PodName]:
+    living = living_addresses(view.pods)
+    for block in view.blocks:
+        for allocation in allocations(block):
+            note = allocation.attribute.secondary
+            pod = note.get("namespace", ""), note.get("pod", "")
+            gone = bool(allocation.node) and allocation.node not in view.nodes and not allocation.cooling
+            if gone and pod in view.pods and verdict(allocation, view, living) is Verdict.VALID:
+                yield pod
 
 
 def _leaks(view: View, watch: _Watch, grace: timedelta) -> Iterable[Release]:

@@ -48,6 +48,12 @@ class Handles:
         """The object may not be what this process wrote any more."""
         self._objects.pop(handle_id, None)
 
+    def learn(self, handles: Iterable[IPAMHandle]) -> None:
+        """Objects as the API has just shown them, of handles that are about to be written: saves reading each."""
+        for handle in handles:
+            if not handle.deleted:
+                self._objects.setdefault(handle.handle_id, handle)
+
     def mark(self, handle_id: str, blocks: Iterable[Network], *, new: bool = False) -> None:
         """What the handle has in these blocks changed: write it soon. ``new``: most likely there is no object yet."""
         if not handle_id:

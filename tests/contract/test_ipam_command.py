@@ -108,6 +108,16 @@ def test_check_finds_the_leak_that_release_mends(command: Command, cluster: str)
     assert "nobody has it" in command("release", leaked).output
 
 
+def test_the_dry_run_has_a_reason_for_each_thing_of_a_deleted_node(
+    command: Command, api_server: ApiUnderTest, cluster: str
+) -> None:
+    assert api_server.request("DELETE", "/api/v1/nodes/node1").status == 200
+    planned = json.loads(command("gc", "--dry-run", "-o", "json").stdout)["garbage"]
+    assert all("does not exist" in row["why"] for row in planned), planned
+    assert [row["what"].split()[0] for row in planned] == ["address"] * 3, planned
+    assert cluster not in str(planned), "its pod lives"
+
+
 def test_a_warm_address_is_only_released_by_force(command: Command, cluster: str) -> None:
     assert cluster
     rows = json.loads(command("show", "--addresses", "-o", "json").stdout)["addresses"]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any
 
@@ -13,11 +14,13 @@ from calico_py.agent import leader
 from calico_py.agent.announcer import Announcer
 from calico_py.agent.conditions import POOL_CONDITIONS, PoolConditions, Verdict, judge_pools, plan_conditions
 from calico_py.agent.leader import Leader
-from calico_py.agent.pods import list_pods
+from calico_py.agent.pods import Pods
 from calico_py.agent.view import ClusterView
+from calico_py.ipam.collector import Collected
 from calico_py.ipam.garbage import PodView
 from calico_py.kube.events import EVENTS, EventRecord, Recorder
 from calico_py.model.blocks import Attribute, IPAMBlock
+from calico_py.model.controllers import KUBE_CONTROLLERS_CONFIGURATIONS, KubeControllersConfiguration
 from calico_py.model.intent import Problem
 from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, NODES
 from calico_py.model.meta import Meta
@@ -40,14 +43,17 @@ class Agent:
         self.node = node
         self.people = MemoryStore(store.storage)  # who makes and deletes the Node
         self.collected = 0
-        self.unsettled = 0
+        self.left = Collected()
+        self.grace: timedelta | None = None
         self.problems: tuple[Problem, ...] = ()
         self.recorder = Recorder(store, node)
         self.view = ClusterView(store, node, self._mark)
+        self.pods = Pods(store)
 
-        async def collect() -> int:
+        async def collect(grace: timedelta) -> Collected:
             self.collected += 1
-            return self.unsettled
+            self.grace = grace
+            return self.left
 
         self.leader = Leader(
             store,
@@ -55,6 +61,7 @@ class Agent:
             self.view,
             announcer=Announcer(self.recorder, self._uid),
             collect=collect,
+            pod_ends=self.pods.wait_for_end,
             other_problems=lambda: self.problems,
         )
 
@@ -180,12 +187,13 @@ async def test_an_agent_whose_node_is_deleted_gives_the_lead_away_until_the_node
 
 async def test_what_is_left_of_a_deleted_node_is_looked_at_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leader, "_SOON", 0.01)
+    monkeypatch.setattr(leader, "_GATHER", 0.01)
     store = MemoryStore()
     agent = Agent(store)
-    agent.unsettled = 1
+    agent.left = Collected(unsettled=1)
     async with running(agent):
         await until(lambda: agent.collected >= 5)
-        agent.unsettled = 0
+        agent.left = Collected()
         await asyncio.sleep(0.1)
         settled = agent.collected
         await asyncio.sleep(0.1)
@@ -244,6 +252,66 @@ async def test_garbage_is_collected_when_it_leads_and_when_a_node_goes() -> None
         assert agent.collected == 1
         await store.delete(NODES, "node2")
         await until(lambda: agent.collected == 2)
+
+
+async def test_the_end_of_a_pod_that_kept_a_deleted_nodes_address_is_the_next_pass() -> None:
+    store = MemoryStore()
+    pods: Kind[dict[str, Any]] = Kind("Pod", "", "v1", "pods", dict, dict, namespaced=True)
+    for name in ("web", "other"):
+        meta = {"name": name, "namespace": "default"}
+        await store.create(pods, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "gone"}})
+    agent = Agent(store)
+    await agent.pods.list()
+    agent.left = Collected(unsettled=1, kept_by=frozenset({("default", "web")}))
+    async with running(agent):
+        await until(lambda: agent.collected == 1)
+        await store.delete(pods, "other", namespace="default")
+        await asyncio.sleep(0.3)
+        assert agent.collected == 1
+        agent.left = Collected()
+        await store.delete(pods, "web", namespace="default")
+        await until(lambda: agent.collected == 2)
+
+
+async def test_the_next_pass_comes_when_the_last_address_has_cooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader, "_GATHER", 0.01)
+    agent = Agent(MemoryStore())
+    agent.left = Collected(unsettled=1, cools_in=0.3)
+    async with running(agent):
+        await until(lambda: agent.collected == 1)
+        await asyncio.sleep(0.2)
+        assert agent.collected == 1
+        await until(lambda: agent.collected == 2, within=2)
+
+
+async def test_the_grace_period_is_kube_controllers_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader, "_GATHER", 0.01)
+    store = MemoryStore()
+    async with running(Agent(store)) as agent:
+        await until(lambda: agent.grace == timedelta(minutes=15))
+        made = KubeControllersConfiguration(Meta("default"), timedelta(seconds=1))
+        await store.create(KUBE_CONTROLLERS_CONFIGURATIONS, made)
+        await until(lambda: agent.grace == timedelta(seconds=1))
+        before = agent.collected
+        await until(lambda: agent.collected >= before + 2, within=3)
+        patch = {"spec": {"controllers": {"node": {"leakGracePeriod": "0s"}}}}
+        await store.patch(KUBE_CONTROLLERS_CONFIGURATIONS, "default", patch)
+        await until(lambda: agent.grace == timedelta(0))
+
+
+async def test_a_grace_period_that_cannot_be_read_is_told_and_counts_as_absent() -> None:
+    store = MemoryStore()
+    async with running(Agent(store)) as agent:
+        await store.create(KUBE_CONTROLLERS_CONFIGURATIONS, KubeControllersConfiguration(Meta("default")))
+        patch = {"spec": {"controllers": {"node": {"leakGracePeriod": "soon"}}}}
+        with contextlib.suppress(InvalidError):  # it cannot be read by this client either
+            await store.patch(KUBE_CONTROLLERS_CONFIGURATIONS, "default", patch)
+
+        async def told() -> bool:
+            return any("spec.controllers.node.leakGracePeriod" in e.message for e in (await store.list(EVENTS)).items)
+
+        await until(told)
+        assert agent.grace == timedelta(minutes=15)
 
 
 async def test_other_problems_are_told_once_while_they_last() -> None:
@@ -314,7 +382,7 @@ async def test_pods_as_the_collection_must_know_them() -> None:
     await make("done", {"nodeName": "node1"}, {"phase": "Succeeded", "podIPs": [{"ip": "10.0.0.5"}]})
     await make("starts", {"nodeName": "node2"}, {"phase": "Pending"})
     await make("host", {"nodeName": "node2", "hostNetwork": True}, {"podIPs": [{"ip": "192.168.1.12"}]})
-    assert await list_pods(store) == {
+    assert await Pods(store).list() == {
         ("default", "runs"): PodView("node1", frozenset({address})),
         ("default", "old"): PodView("node1", frozenset({address})),
         ("default", "done"): PodView("node1", frozenset({address}), finished=True),

@@ -214,14 +214,48 @@ async def test_the_leader_clears_up_after_a_deleted_node() -> None:
     await leaver.assign(AssignRequest("calico-py-warm-node2", families=(4,) * 8))
     await leaver.drain()
     leader.nodes = {"node1"}
-    first = await leader.collector.collect()
-    assert len(first.released.released) == 11
+    found = await leader.collector.collect()
+    assert len(found.released.released) == 11
+    assert len(found.blocks) == 2
+    assert not found.unsettled
     await leader.allocator.drain()
-    second = await leader.collector.collect()
-    assert len(second.blocks) == 2
     assert not await cluster.blocks()
     assert not await cluster.affinities()
     assert not await cluster.handles()
+
+
+async def test_what_was_a_deleted_nodes_cools_down_from_its_deletion_on() -> None:
+    """No node has had a route to it since; a pod that the API has for longer makes it no younger."""
+    cluster = IPAMCluster([pool("10.0.0.0/16")], config(ip_cooldown_seconds=30))
+    leader, leaver = Leader(cluster), cluster.node("node2")
+    (drained,) = await leaver.assign(AssignRequest("k8s-pod-network.c0", {"namespace": "default", "pod": "gone"}))
+    (kept,) = await leaver.assign(workload("c1"))
+    leader.nodes, leader.pods = {"node1"}, {WEB: PodView("node2", frozenset({kept.address}))}
+    found = await leader.collector.collect()
+    assert found.released.released == (drained.address,)
+    assert (found.unsettled, found.kept_by) == (1, frozenset({WEB}))
+    assert found.cools_in == pytest.approx(30, abs=1)
+    cluster.advance(60)
+    assert (await leader.collector.collect()).kept_by == {WEB}
+    leader.pods = {}
+    found = await leader.collector.collect()
+    assert found.released.released == (kept.address,)
+    assert len(found.blocks) == 1
+    assert (found.unsettled, found.cools_in) == (0, None)
+
+
+async def test_a_node_that_is_back_before_the_release_keeps_its_pods_addresses() -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/16")])
+    leader = Leader(cluster)
+    (got,) = await cluster.node("node2").assign(workload("c1"))
+
+    async def pods() -> Mapping[PodName, PodView]:
+        leader.nodes = {"node1", "node2"}
+        return {}
+
+    leader.nodes, leader.collector._pods = {"node1"}, pods
+    assert (await leader.collector.collect()).released.released == ()
+    assert got.address in await cluster.held()
 
 
 async def test_a_pod_that_comes_to_life_right_before_the_release_keeps_its_address() -> None:
