@@ -163,14 +163,15 @@ def _arc(link: Link, nodes: Sequence[NodeBox], top: int, height: int) -> tuple[s
     """
     first, second = _indexes(link, nodes)
     span = second - first
-    shift = max(60 - 22 * (span - 1), -84)
+    shift = max(72 - 22 * (span - 1), -84)
     start, end = _left(first) + _CARD / 2 + shift, _left(second) + _CARD / 2 - shift
     above = link.kind != "session"
     base = top if above else top + height
-    peak = base - 2 * (8 + _ARC * span) if above else base + 2 * (38 + _ARC * span)
-    middle, summit = (start + end) / 2, base + (peak - base) / 2
+    summit = base - 8 - _ARC * span if above else base + 38 + _ARC * span
+    control = round(base + (summit - base) / 0.75, 1)  # where a cubic curve's middle is three quarters of the way
+    middle = (start + end) / 2
     css = f"{link.kind}{'' if link.up else ' down'}"
-    path = f'<path class="{css}" d="M {start} {base} Q {middle} {peak} {end} {base}"/>'
+    path = f'<path class="{css}" d="M {start} {base} C {start} {control} {end} {control} {end} {base}"/>'
     label_y = summit + 17 if above else summit - 8
     return path, _text(middle, label_y, link.label, "label", anchor="middle")
 

@@ -41,7 +41,7 @@ def test_everything_is_drawn_and_named(count: int) -> None:
         assert all({pod.name, *pod.addresses} <= texts for pod in node.pods)
     assert len(_boxes(root, "node")) == count
     assert len(_boxes(root, "pod")) == 2 * count
-    arcs = [path for path in root.iter(f"{SVG}path") if "Q" in path.get("d", "")]
+    arcs = [path for path in root.iter(f"{SVG}path") if "C" in path.get("d", "")]
     assert len(arcs) == len(picture.links)
 
 
@@ -58,9 +58,9 @@ def test_nodes_stand_apart_and_everything_lies_on_the_paper(count: int) -> None:
         assert any(a <= x and b <= y and x + w <= a + c and y + h <= b + d for a, b, c, d in nodes)
     for path in root.iter(f"{SVG}path"):
         words = path.get("d", "").split()
-        if "Q" in words:
-            base, peak = float(words[2]), float(words[5])
-            assert 0 < (base + peak) / 2 < height
+        if "C" in words:
+            base, control = float(words[2]), float(words[5])
+            assert 0 < base + 0.75 * (control - base) < height
 
 
 def test_a_session_that_is_down_looks_different() -> None:
