@@ -7,6 +7,7 @@ what a later one closes. What a step cannot do stays pending and stops no other.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Network
 from pathlib import Path
 
 from calico_py.dataplane.ipip import IPIPReconciler, IPIPStatus
@@ -19,6 +20,9 @@ from calico_py.model.intent import Intent, RouteIntent
 from calico_py.model.kernel import Addr, Kernel, KernelEvent, Link, Route, RouteKey
 from calico_py.model.names import IPIP_DEVICE, WORKLOAD_PREFIX
 from calico_py.model.net import Address, Network
+
+# Networks that the kernel gives each device for IPv6 (net/ipv6/addrconf.c).
+_EVERY_DEVICES = frozenset({IPv6Network("fe80::/64"), IPv6Network("ff00::/8")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +121,14 @@ class Dataplane:
 def _is_underlay(event: KernelEvent) -> bool:
     """Whether a foreign change may move the way to another node: not those that every new device of a pod brings.
 
-    These are the device, host routes, and what the kernel gives it for IPv6: fe80::/64 and ff00::/8.
+    These are the device, host routes, and what the kernel gives it for IPv6.
     """
     match event.object:
         case Link(name=name):
             return not name.startswith(WORKLOAD_PREFIX)
         case Route(dst=dst):
-            return dst.prefixlen < dst.max_prefixlen and not (dst.is_link_local or dst.is_multicast)
+            return dst.prefixlen < dst.max_prefixlen and dst not in _EVERY_DEVICES
         case Addr(interface=interface):
-            return interface.network.prefixlen < interface.max_prefixlen and not interface.ip.is_link_local
+            return interface.network.prefixlen < interface.max_prefixlen and interface.network not in _EVERY_DEVICES
         case _:
             return False

@@ -40,14 +40,17 @@ class HostRoutes:
     def __init__(self, host: socket.socket) -> None:
         self._host = host
         self._pods: dict[int, tuple[Interface, ...]] = {}
+        self._rising: set[int] = set()
 
     def learn(self, ifindex: int, addresses: Iterable[Interface]) -> None:
-        """A pod's device is wired."""
+        """A pod's device is wired, and up; the events of its making are still to be read."""
         self._pods[ifindex] = tuple(addresses)
+        self._rising.add(ifindex)
 
     def forget(self, ifindex: int) -> None:
         """It is to go: its routes are nobody's."""
         self._pods.pop(ifindex, None)
+        self._rising.discard(ifindex)
 
     async def keep(self) -> None:
         """Repair for ever; what was damaged before is repaired first."""
@@ -59,7 +62,7 @@ class HostRoutes:
                     trouble.over()
                     async with asyncio.timeout(RESYNC):
                         while True:
-                            self._restore(_suspects(await rtnl_socket.receive(events)))
+                            self._restore(_suspects(await rtnl_socket.receive(events), self._rising))
                             await asyncio.sleep(0)  # what is there already is received without waiting
                 except TimeoutError:
                     continue
@@ -69,7 +72,7 @@ class HostRoutes:
 
     def restore_all(self) -> None:
         """Read all devices and host routes, and put what is missing."""
-        down = set()
+        down: set[int] = set()
         for body in dump(self._host, object_codec.pack_link_dump):
             parsed = object_codec.parse_link(body)
             if parsed is not None and (pod := parse_alias(parsed.link.alias)) is not None:
@@ -77,6 +80,7 @@ class HostRoutes:
                 if not parsed.link.up:
                     down.add(parsed.link.ifindex)
         installed = self._installed([partial(codec.pack_routes_by, PROTO_BOOT, each) for each in FAMILIES])
+        self._rising.clear()
         for ifindex, addresses in tuple(self._pods.items()):
             if ifindex in down or not _destinations(addresses) <= installed.get(ifindex, set()):
                 self._put(ifindex)
@@ -121,8 +125,11 @@ def _destinations(addresses: Iterable[Interface]) -> set[Network]:
     return {host_network(address.ip) for address in addresses}
 
 
-def _suspects(datagram: bytes) -> set[int]:
-    """Indexes of the devices whose host routes may be missing after these events."""
+def _suspects(datagram: bytes, rising: set[int]) -> set[int]:
+    """Indexes of the devices whose host routes may be missing after these events.
+
+    A device that was just made was down at first: until it is told to be up, it is in ``rising``, and no suspect.
+    """
     found = set()
     for message in nlmsg.iter_messages(datagram):
         if message.type == route_codec.RTM_DELROUTE:
@@ -133,6 +140,10 @@ def _suspects(datagram: bytes) -> set[int]:
             found.add(codec.parse_address_device(message.body))
         elif message.type == object_codec.RTM_NEWLINK:
             parsed = object_codec.parse_link(message.body)
-            if parsed is not None and not parsed.link.up:
+            if parsed is None:
+                continue
+            if parsed.link.up:
+                rising.discard(parsed.link.ifindex)
+            elif parsed.link.ifindex not in rising:
                 found.add(parsed.link.ifindex)
     return found
