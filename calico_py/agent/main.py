@@ -6,6 +6,7 @@ Nothing is taken down at the end: routes, devices and sessions stay as they are.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -36,6 +37,7 @@ from calico_py.agent.report import Reporter
 from calico_py.agent.spellings import Backend, Engine
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
+from calico_py.bgp.decide import Identity
 from calico_py.bgp.speaker import ExaBGPSpeaker
 from calico_py.cni.deferred import DeferredDels
 from calico_py.cni.installer import install_conflist
@@ -49,6 +51,7 @@ from calico_py.ipam.journal import Journal, JournalFile
 from calico_py.ipam.warm import WarmAddresses
 from calico_py.kube.backoff import Backoff
 from calico_py.kube.client import KubeStore, connect
+from calico_py.model.folders import RUN, STATE
 from calico_py.model.kernel import Addr, Kernel
 from calico_py.model.store import StoreError
 from calico_py.routing.pools import select_pools
@@ -56,8 +59,6 @@ from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
-STATE = Path("/var/lib/calico-py")
-RUN = Path("/run/calico-py")
 _READY_POLL = 0.1  # seconds
 _DRAIN_SECONDS = 3.0  # for the handles that are written behind the answers
 
@@ -120,6 +121,8 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
     )
     speaker = ExaBGPSpeaker()
     learner = Learner(speaker, on_change)
+    if not config.bgp:  # a speaker of before is listened to no more, only told that there are no sessions
+        learner.configure(Identity(as_number=0), frozenset())
     dataplane = Dataplane(kernel, state_dir=STATE, allow_kernel_ipip=config.engine != Engine.USERSPACE)
     loop = Loop(
         config,
@@ -196,9 +199,8 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
             "addresses": care.run(),
             "warm addresses": warm.run(),
             "cluster work": work.run(),
+            "bgp": agent.learner.run(),
         }
-        if agent.config.bgp:
-            parts["bgp"] = agent.learner.run()
         if agent.config.backend != Backend.NONE:
             condition = NetworkCondition(
                 agent.store, agent.config.node, not_ready=reporter.not_ready, marker=RUN / "ready"
@@ -267,7 +269,10 @@ async def _start(agent: Parts) -> None:
             await asyncio.sleep(backoff.wait())
         else:
             trouble.over()
-            return
+            break
+    # What is there by now stays: a collection that walks through all of it would hold up an ADD for tens of ms.
+    gc.collect()
+    gc.freeze()
 
 
 async def _install_conflist(agent: Parts) -> None:

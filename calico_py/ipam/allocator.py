@@ -167,7 +167,7 @@ class Allocator:
     async def reserve(self, handle_id: str, of: Family, most: Callable[[int], int]) -> tuple[Assigned, ...]:
         """Assign addresses of the node's own blocks ahead of need, as many as there are of those that are wanted.
 
-        No address is borrowed and none that cools down is taken; a block is claimed only where the node has none.
+        No address is borrowed and none that cools down is taken. The next block is claimed where blocks are plenty (rules).
 
         Args:
             handle_id: whose they are meanwhile.

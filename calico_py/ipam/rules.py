@@ -3,9 +3,11 @@
 from datetime import timedelta
 
 from calico_py.model.blocks import IPAMConfiguration
+from calico_py.model.pools import IPPool
 
 DEFAULT_COOLDOWN = timedelta(seconds=30)
 DEFAULT_BLOCK_LIMIT = 20  # Calico's, where maxBlocksPerHost is 0
+_PLENTY = 16  # blocks
 RECLAIM_AGE = timedelta(seconds=60)  # Calico's: an empty block is its claimant's for that long, whoever else needs one
 
 
@@ -24,6 +26,20 @@ def may_press(config: IPAMConfiguration) -> bool:
 def block_limit_of(config: IPAMConfiguration) -> int:
     """How many blocks of a family a node may claim."""
     return config.max_blocks_per_host or DEFAULT_BLOCK_LIMIT
+
+
+def may_claim_ahead(config: IPAMConfiguration, pool: IPPool, claimed: int) -> bool:
+    """Whether a node may claim a block of the pool before an ADD needs it.
+
+    Where blocks are plenty: other nodes must not have to borrow, or with strict affinity fail, for a node's speed.
+
+    Args:
+        config: the cluster's rules.
+        pool: in which the block would be.
+        claimed: how many of the pool's blocks have an affinity, or more.
+    """
+    blocks = 1 << (pool.block_size - pool.cidr.prefixlen)
+    return config.auto_allocate_blocks and blocks - claimed >= max(_PLENTY, blocks // 2)
 
 
 def config_problems(config: IPAMConfiguration) -> list[str]:

@@ -18,7 +18,7 @@ from calico_py.ipam.choice import pool_of
 from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import RETRIES, BlockGoneError, BlockWriter
 from calico_py.ipam.requests import AddressTakenError, Assigned, ContendedError, ExhaustedError, UnreadableError
-from calico_py.ipam.rules import RECLAIM_AGE, block_limit_of, cooldown_of, may_press
+from calico_py.ipam.rules import RECLAIM_AGE, block_limit_of, cooldown_of, may_claim_ahead, may_press
 from calico_py.ipam.walks import walk_blocks
 from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
 from calico_py.model.kinds import IPAM_BLOCKS
@@ -165,7 +165,9 @@ class Search:
             self._failure = None
 
     async def reserve(self, want: Want, most: Callable[[int], int]) -> None:
-        """Fill ``want.got`` from the node's own blocks as far as they go; see Allocator.reserve for ``most``.
+        """Fill ``want.got`` from the node's own blocks; see Allocator.reserve for ``most``.
+
+        Where they do not suffice the next block is claimed, if those of the pool are plenty.
 
         Raises:
             ContendedError, StoreError: as ``find``; what is in ``got`` is the caller's to release.
@@ -180,8 +182,17 @@ class Search:
                         await (self._walk(want, taken) if taken else self._claim_unclaimed(want))
             want.count = most(sum(cidr.num_addresses for cidr in self._ours(want)))
             await self._take_own(want)
+            if want.missing and await self._claim_ahead(want):
+                await self._take_own(want)
         finally:
             self._rest()
+
+    async def _claim_ahead(self, want: Want) -> bool:
+        taken, pool = self._taken(), want.pools[0]
+        if not taken or self.block_limit_reached(want) or not may_claim_ahead(want.config, pool, len(taken)):
+            return False
+        async with self._exclusive():
+            return await self._walk(replace(want, pools=[pool]), set(taken))
 
     def _ours(self, want: Want) -> list[Network]:
         return [cidr for cidr in self.own if pool_of(want.pools, cidr)]
