@@ -167,7 +167,8 @@ class Allocator:
     async def reserve(self, handle_id: str, of: Family, most: Callable[[int], int]) -> tuple[Assigned, ...]:
         """Assign addresses of the node's own blocks ahead of need, as many as there are of those that are wanted.
 
-        No address is borrowed and none that cools down is taken. The next block is claimed where blocks are plenty (rules).
+        No address is borrowed and none that cools down is taken. The next block is claimed where blocks are plenty (see
+        rules).
 
         Args:
             handle_id: whose they are meanwhile.
