@@ -48,6 +48,7 @@ class BlockWriter:
     def __init__(self, store: Store, tasks: Tasks) -> None:
         self.known: dict[Network, IPAMBlock] = {}
         self.writes = 0
+        self._seen: dict[Network, tuple[str, int]] = {}
         self._store = store
         self._tasks = tasks
         self._waiting: dict[Network, list[_Waiting]] = {}
@@ -88,13 +89,15 @@ class BlockWriter:
         return self.learn(block)
 
     def learn(self, block: IPAMBlock) -> IPAMBlock:
-        """Note what the API said of a block, unless a later version is known: answers may overtake each other.
+        """Note what the API said of a block, unless a later version was seen: answers may overtake each other.
 
+        That holds for a version that is not known any more too: a watch that lags would bring back what it had before.
         Every write counts the sequence number up, Calico's too.
         """
-        known = self.known.get(block.cidr)
-        if known is not None and known.meta.uid == block.meta.uid and known.sequence_number > block.sequence_number:
-            return known
+        uid, number = self._seen.get(block.cidr, ("", 0))
+        if uid == block.meta.uid and number > block.sequence_number:
+            return self.known.get(block.cidr, block)
+        self._seen[block.cidr] = (block.meta.uid, block.sequence_number)
         self.known[block.cidr] = block
         return block
 
@@ -106,7 +109,9 @@ class BlockWriter:
 
     def forget_but(self, cidrs: Collection[Network]) -> None:
         """Drop all blocks but these and those that are being written."""
-        self.known = {cidr: b for cidr, b in self.known.items() if cidr in cidrs or cidr in self._waiting}
+        kept = {*cidrs, *self._waiting}
+        self.known = {cidr: block for cidr, block in self.known.items() if cidr in kept}
+        self._seen = {cidr: seen for cidr, seen in self._seen.items() if cidr in kept}
 
     async def latest(self, cidr: Network) -> IPAMBlock | None:
         """The known version, or the API's where none is known."""

@@ -127,9 +127,16 @@ class Promises:
         """Addresses that pods have, though the API may not know it."""
         return frozenset(a.address for take in self._takes().values() for a in take.addresses)
 
+    def in_use(self) -> frozenset[Address]:
+        """Those, and what the API knows to be pods', of pods that are leaving too."""
+        return self.promised().union(a.address for pod in self._all() for a in pod.addresses)
+
     def _takes(self) -> dict[str, Take]:
+        return {pod.handle_id: pod.take for pod in self._all() if pod.take is not None}
+
+    def _all(self) -> tuple[Pod, ...]:
         going = (leaving.pod for leaving in self.leaving.values() if leaving.pod is not None)
-        return {pod.handle_id: pod.take for pod in (*going, *self.pods.values()) if pod.take is not None}
+        return (*going, *self.pods.values())
 
     async def promise(self, pod: Pod, warm: tuple[Assigned, ...]) -> bool:
         """Note in the journal that the pod has these; False where the disk refuses, and nothing is promised."""

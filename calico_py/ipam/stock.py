@@ -22,7 +22,7 @@ class Stock:
 
     Args:
         base: how many addresses of each family to keep without load.
-        promised: addresses that pods have, though the warm handle may still hold them.
+        in_use: addresses that pods have, though the warm handle may still hold them.
         now: the time, with a timezone.
 
     Attributes:
@@ -35,7 +35,7 @@ class Stock:
         allocator: Allocator,
         *,
         base: int,
-        promised: Callable[[], Collection[Address]],
+        in_use: Callable[[], Collection[Address]],
         now: Callable[[], datetime],
     ) -> None:
         self.handle_id = warm_handle(allocator.node)
@@ -43,7 +43,7 @@ class Stock:
         self.dropped = 0
         self._allocator = allocator
         self._base = base
-        self._promised = promised
+        self._in_use = in_use
         self._now = now
         self._reserve = Reserve()
         self._levels: dict[Family, Level] = {of: Level(base) for of in FAMILIES}
@@ -127,13 +127,16 @@ class Stock:
         if len(kept) * 2 > wanted or not wanted:
             return
         try:
-            got = await self._allocator.reserve(self.handle_id, of, lambda own: max(0, level.most(own) - len(kept)))
+            await self._allocator.reserve(self.handle_id, of, lambda own: max(0, level.most(own) - len(kept)))
         except PoolError:
             return
-        self._reserve.put(got)
+        self.look(of)  # another look may have found what was reserved, and a pod may have it by now
 
     def look(self, of: Family) -> None:
-        """Bring the stock in line with what the API was last seen to have under the warm handle."""
+        """Bring the stock in line with what the API was last seen to have under the warm handle.
+
+        What a pod has never comes in, whatever the API was seen to say.
+        """
         for block in self._allocator.own_blocks():
             if block.cidr.version != of:
                 continue
@@ -145,7 +148,7 @@ class Stock:
                 self.dropped += len(gone)
                 which = ", ".join(str(warm.address) for warm in gone)
                 log.warning("somebody released warm addresses, which are this node's no more: %s", which)
-            others = self.held_back | self._outgoing | frozenset(self._promised())
+            others = self.held_back | self._outgoing | frozenset(self._in_use())
             self._reserve.put(
                 Assigned(a.address, block.cidr, a.sequence, a.handle)
                 for a in held.values()

@@ -78,7 +78,7 @@ class WarmAddresses:
         self._families = families
         self._has_node = has_node
         self._promises = Promises(allocator, journal)
-        self._stock = Stock(allocator, base=base, promised=self._promises.promised, now=now)
+        self._stock = Stock(allocator, base=base, in_use=self._promises.in_use, now=now)
         self._started = asyncio.Event()
         self._woken = asyncio.Event()
         self._failed_rounds = 0

@@ -152,8 +152,14 @@ class WarmMachine(RuleBasedStateMachine):
 
     # What a burst is made of
 
+    async def _wait(self) -> None:
+        """Some turns of the loop, so that calls begin at any moment of others."""
+        for _ in range(4 * self._next_turns()):
+            await asyncio.sleep(0)
+
     async def _add(self, pod: Pod) -> None:
         assert self.warm is not None
+        await self._wait()
         owner = self.warm if pod.node == "node1" else self.other
         try:
             got = await owner.assign(workload(pod.container))
@@ -202,14 +208,26 @@ class WarmMachine(RuleBasedStateMachine):
         assert self.warm is not None
         self.warm.mark()
 
+    async def _hear(self) -> None:
+        """The watch tells of the node's blocks, late."""
+        assert self.warm is not None
+        seen = await self.cluster.blocks()
+        await self._wait()
+        for block in seen:
+            self.allocator.observe(block)
+        self.warm.mark()
+
     def _work(self, data: st.DataObject, size: int) -> list[Work]:
+        kinds = ["add", "add", "add", "other", "delete", "delete", "fail", "tell", "hear"]
         work: list[Work] = []
         for _ in range(size):
-            kind = data.draw(st.sampled_from(["add", "add", "add", "other", "delete", "delete", "fail", "tell"]))
+            kind = data.draw(st.sampled_from(kinds))
             living = [pod for pod in self.pods if pod.living and not pod.deleting]
             if kind == "tell":
                 if self._tell not in work:  # rounds follow each other
                     work.append(self._tell)
+            elif kind == "hear":
+                work.append(self._hear)
             elif kind == "delete":
                 if living:
                     pod = data.draw(st.sampled_from(living))

@@ -1,6 +1,7 @@
 """Warm addresses: ADDs without the API, what follows behind, and what others do to the addresses meanwhile."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from calico_py.ipam import allocator as allocator_module
 from calico_py.ipam import commits, handles
-from calico_py.ipam.requests import AssignRequest, ExhaustedError, Release
+from calico_py.ipam.requests import Assigned, AssignRequest, ExhaustedError, Release
 from calico_py.model.names import warm_handle
+from calico_py.model.net import Address, Family
 from calico_py.model.store import UnavailableError
 from tests.fakes.ipam import POD, IPAMCluster, config, pool, problems, workload
 from tests.fakes.slow import SlowStore
@@ -204,6 +206,50 @@ async def test_an_add_that_fails_afterwards_gives_back_only_its_own(cluster: IPA
     done = await warm.release([Release(late.address, late.handle_id, late.sequence)])
     assert done.released == (late.address,)
     assert await held(cluster, "k8s-pod-network.c1") == set()
+
+
+async def test_an_address_that_a_pod_takes_while_the_stock_is_filled_is_not_given_again(node: WarmNode) -> None:
+    """A look at the blocks finds what was reserved before the one who reserved it does."""
+    warm, allocator = await node.begin()
+    taken: list[Address] = []
+    reserve = allocator.reserve
+
+    async def look_and_take(handle_id: str, of: Family, most: Callable[[int], int]) -> tuple[Assigned, ...]:
+        got = await reserve(handle_id, of, most)
+        warm.mark()
+        for number in range(len(got)):
+            (one,) = await warm.assign(workload(f"between{number}"))
+            taken.append(one.address)
+        return got
+
+    for number in range(node.base):
+        (first,) = await warm.assign(workload(f"c{number}"))
+        taken.append(first.address)
+    allocator.reserve = look_and_take  # type: ignore[method-assign]
+    await warm.catch_up()
+    for number in range(node.base):
+        (later,) = await warm.assign(workload(f"later{number}"))
+        taken.append(later.address)
+    assert len(taken) > 2 * node.base
+    assert len(taken) == len(set(taken))
+
+
+async def test_a_watch_that_lags_brings_no_used_address_back(cluster: IPAMCluster, node: WarmNode) -> None:
+    """Before the pod it was warm; a write whose answer got lost makes the node forget what it knew since."""
+    warm, allocator = await node.begin()
+    before = await cluster.blocks()
+    (got,) = await warm.assign(workload("c1"))
+    await warm.catch_up()
+    (gone,) = await warm.assign(workload("c2"))
+    await warm.catch_up()
+    await warm.release_handle("k8s-pod-network.c2")
+    await warm.catch_up()
+    allocator.writer.known.clear()
+    for block in before:
+        allocator.observe(block)
+    warm.mark()
+    others = {(await warm.assign(workload(f"x{number}")))[0].address for number in range(2 * node.base)}
+    assert not others & {got.address, gone.address}
 
 
 async def test_a_foreign_client_that_releases_a_warm_address_is_heard_before_it_is_used(
