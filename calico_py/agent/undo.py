@@ -11,6 +11,7 @@ from calico_py.dataplane.netlink import LinuxKernel
 from calico_py.dataplane.sysctls import SysctlKeeper
 from calico_py.kube.client import connect
 from calico_py.kube.transport import CredentialsError
+from calico_py.model.folders import RUN, STATE
 from calico_py.model.kinds import NODES
 from calico_py.model.names import (
     NODE_AS_NUMBER,
@@ -25,8 +26,6 @@ from calico_py.model.store import NotFoundError, StoreError
 
 log = logging.getLogger(__name__)
 
-STATE = Path("/var/lib/calico-py")
-RUN = Path("/run/calico-py")
 SETTINGS = "sysctls.json"
 
 # Seconds for which the API server is waited for: the node's own kernel is what matters.

@@ -23,6 +23,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from calico_py.model.bgp import Peer
+from calico_py.model.folders import RUN
 from calico_py.model.net import family
 
 BRIDGE = Path(__file__).with_name("bridge_main.py")
@@ -34,7 +35,7 @@ MAX_PASSWORD = 80  # bytes, TCP_MD5SIG_MAXKEYLEN of linux/tcp.h
 class SpeakerFiles:
     """Where agent, ExaBGP and bridge meet."""
 
-    directory: Path = Path("/run/calico-py")
+    directory: Path = RUN
 
     @property
     def config(self) -> Path:

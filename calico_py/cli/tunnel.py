@@ -9,6 +9,7 @@ import click
 
 from calico_py.dataplane.tunnel.engine import Engine
 from calico_py.dataplane.tunnel.errors import TunnelError
+from calico_py.model.folders import RUN
 from calico_py.model.names import IPIP_DEVICE
 
 _NICE = -10
@@ -19,7 +20,7 @@ _NICE = -10
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("/run/calico-py/tunnel.json"),
+    default=RUN / "tunnel.json",
     show_default=True,
     help="File that gets the counters every few seconds.",
 )

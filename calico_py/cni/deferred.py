@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from calico_py.cni.wire import Request, WireError, pack_request, parse_request
+from calico_py.model.folders import STATE
 
-DIRECTORY = Path("/var/lib/calico-py/del")
+DIRECTORY = STATE / "del"
 
 _log = logging.getLogger(__name__)
 

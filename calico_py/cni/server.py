@@ -16,9 +16,10 @@ from calico_py.cni.errors import CNIError, Code
 from calico_py.cni.results import render_error
 from calico_py.cni.verbs import Plugin
 from calico_py.cni.wire import Request, RequestReader, VersionError, WireError, pack_answer, pack_greeting
+from calico_py.model.folders import RUN
 from calico_py.trouble import Trouble
 
-SOCKET = Path("/run/calico-py/cni.sock")
+SOCKET = RUN / "cni.sock"
 REQUEST_SECONDS = 10.0  # for the shim to send its request, which it has whole before it connects
 ANSWER_SECONDS = 10.0
 DRAIN_SECONDS = 5.0

@@ -5,7 +5,7 @@ what a later one closes. What a step cannot do stays pending and stops no other.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -91,8 +91,8 @@ class Dataplane:
             problems = [unfiltered]
             ipip = await self._ipip.apply(intent.ipip)
             problems.append(ipip.problem)
-            problems.extend((await self._settings(own)).values())
-            links = await self._kernel.dump(Link)
+            links = await self._kernel.dump(Link)  # with the tunnel device as it is by now
+            problems.extend((await self._settings(own, links)).values())
             routes = await self._kernel.dump(Route)
             plan = plan_routes(intent, links, routes, self._held)
             self._held = plan.held
@@ -107,8 +107,8 @@ class Dataplane:
                 filtered=not unfiltered,
             )
 
-    async def _settings(self, own: frozenset[Address]) -> Mapping[str, str]:
-        names = {link.ifindex: link.name for link in await self._kernel.dump(Link)}
+    async def _settings(self, own: frozenset[Address], links: Iterable[Link]) -> Mapping[str, str]:
+        names = {link.ifindex: link.name for link in links}
         uplinks = {names.get(addr.ifindex, "") for addr in await self._kernel.dump(Addr) if addr.interface.ip in own}
         settings = wanted_settings(
             uplinks=sorted(uplinks - {""}),

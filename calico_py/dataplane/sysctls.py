@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from calico_py.model.folders import STATE
 from calico_py.model.kernel import Kernel, Put, Sysctl
 
-DEFAULT_PATH = Path("/var/lib/calico-py/sysctls.json")
+DEFAULT_PATH = STATE / "sysctls.json"
 
 FORWARD_IPV4 = "net/ipv4/ip_forward"
 FORWARD_IPV6 = "net/ipv6/conf/all/forwarding"

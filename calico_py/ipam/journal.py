@@ -22,8 +22,9 @@ from typing import Any
 
 from calico_py.ipam.requests import Assigned
 from calico_py.ipam.tasks import Tasks
+from calico_py.model.folders import STATE
 
-PATH = Path("/var/lib/calico-py/journal")
+PATH = STATE / "journal"
 
 _COMPACT_AT = 1 << 20  # bytes; about 5,000 pods
 

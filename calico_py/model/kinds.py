@@ -112,9 +112,17 @@ def _decode_pool(obj: Json) -> IPPool:
         disable_bgp_export=bool(spec.get("disableBGPExport", False)),
         node_selector=spec.get("nodeSelector") or "all()",
         namespace_selector=spec.get("namespaceSelector") or "",
-        allowed_uses=tuple(AllowedUse(use) for use in spec.get("allowedUses") or ("Workload", "Tunnel")),
+        allowed_uses=_allowed_uses(spec),
         assignment_mode=spec.get("assignmentMode") or "Automatic",
     )
+
+
+def _allowed_uses(spec: Json) -> tuple[AllowedUse, ...]:
+    found = spec.get("allowedUses") or (AllowedUse.WORKLOAD, AllowedUse.TUNNEL)
+    try:
+        return tuple(AllowedUse(use) for use in found)
+    except ValueError:
+        raise InvalidError("spec.allowedUses", found, "a list of " + ", ".join(AllowedUse)) from None
 
 
 def _encode_pool(pool: IPPool) -> dict[str, Any]:

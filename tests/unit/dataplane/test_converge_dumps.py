@@ -1,0 +1,34 @@
+"""What a pass over the kernel costs when nothing is to be done: with 200 devices a dump of them takes 3 ms."""
+
+from collections import Counter
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+
+from calico_py.dataplane.converge import Dataplane
+from calico_py.model.bgp import LearnedRoutes
+from calico_py.model.intent import Firewall, Intent, IPIPTunnel
+from calico_py.model.kernel import Addr, Link, Put, Route
+from tests.fakes.kernel import FakeKernel
+
+OWN = ip_address("192.168.1.11")
+
+
+async def test_a_pass_reads_each_kind_once(tmp_path: Path) -> None:
+    dumps: Counter[object] = Counter()
+
+    def count(when: str, verb: str, what: object) -> None:
+        if (when, verb) == ("before", "dump"):
+            dumps[what] += 1
+
+    kernel = FakeKernel(fault=count)
+    eth0 = kernel.add_device("eth0")
+    await kernel.send([Put(Link("eth0", eth0, up=True)), Put(Addr(eth0, ip_interface("192.168.1.11/24")))])
+    tunnel = IPIPTunnel("tunl0", ip_address("10.244.1.1"), OWN, 1480)  # type: ignore[arg-type]  # IPv4
+    intent = Intent(ipip=tunnel, firewall=Firewall(receive_ipip=True))
+    dataplane = Dataplane(kernel, state_dir=tmp_path)
+    for _ in range(3):
+        applied = await dataplane.apply(intent, LearnedRoutes(), frozenset({OWN}))
+        assert not applied.problems
+    dumps.clear()
+    await dataplane.apply(intent, LearnedRoutes(), frozenset({OWN}))
+    assert dumps == {Link: 1, Addr: 1, Route: 1}
