@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+import yaml
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -16,7 +17,7 @@ _TIMEOUT = 5.0  # seconds
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the agent serves /status.")
 @click.option("--port", default=9099, show_default=True, help="Its port.")
 @click.option("--routes", "all_routes", is_flag=True, help="Print every destination, not only those that wait.")
@@ -29,11 +30,12 @@ def command(  # noqa: PLR0917 - one for each option
     if cluster:
         from calico_py.cli.cluster_status import show_cluster  # noqa: PLC0415 - the client of the API takes 0.4 s
 
-        show_cluster(kubeconfig, output)
-        return
+        raise SystemExit(show_cluster(kubeconfig, output))
     status = ask(host, port)
     if output == "json":
         click.echo(json.dumps(status, indent=2))
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(status, sort_keys=False), nl=False)
     else:
         Console(soft_wrap=False).print(render(status, all_routes=all_routes))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from calico_py.cli import ipam, status
@@ -82,9 +83,39 @@ def test_show_counts_and_names(command: Command, cluster: str) -> None:
     assert len(found["addresses"]) == 4
     text = command("show", cluster, "10.0.0.31").stdout
     assert "default/web" in text
-    assert "10.0.0.31 is free" in text
+    assert "10.0.0.31 is free: nobody has it (in pool four)" in text
     assert "four" in command("show").stdout
     assert command("show", "nonsense").exit_code == 2
+
+
+def test_show_says_what_is_reserved_borrowed_and_in_force(
+    command: Command, api_server: ApiUnderTest, cluster: str
+) -> None:
+    assert cluster
+    group = {"apiVersion": "projectcalico.org/v3"}
+    for plural, obj in (
+        ("ipreservations", {"kind": "IPReservation", "spec": {"reservedCIDRs": ["10.0.0.16/30", "10.0.0.0/31"]}}),
+        ("ipamconfigurations", {"kind": "IPAMConfiguration", "spec": {"strictAffinity": True, "ipCooldownSeconds": 7}}),
+    ):
+        body = {**group, **obj, "metadata": {"name": "default"}}
+        answer = api_server.request("POST", f"/apis/projectcalico.org/v3/{plural}", body)
+        assert answer.status == 201, answer.body
+    found = yaml.safe_load(command("show", "--addresses", "--borrowed", "--configuration", "-o", "yaml").stdout)
+    (pool,) = found["pools"]
+    used = pool["in_use"] + pool["warm"]
+    in_reservation = 2  # the block begins with 10.0.0.0 or 10.0.0.16
+    assert (pool["reserved"], pool["free"]) in {
+        (6, 32 - used - 6),
+        (6 - in_reservation, 32 - used - 6 + in_reservation),
+    }
+    assert found["borrowed"] == []
+    values = {row["setting"]: (row["value"], row["means"]) for row in found["configuration"]}
+    assert values["strictAffinity"] == (True, "a node never borrows")
+    assert values["ipCooldownSeconds"] == (7, "an address rests for 7 s")
+    assert values["maxBlocksPerHost"] == (0, "a node claims at most 20 blocks of a family")
+    text = command("show", "--borrowed").stdout
+    assert "no address is borrowed" in text
+    assert "2 (6%)" in text
 
 
 def test_check_finds_the_leak_that_release_mends(command: Command, cluster: str) -> None:
@@ -104,7 +135,7 @@ def test_check_finds_the_leak_that_release_mends(command: Command, cluster: str)
     assert f"{leaked} is released" in released.stdout
     clean = command("check")
     assert clean.exit_code == 0, clean.output
-    assert "agree" in clean.stdout
+    assert clean.stdout == "3 addresses in 1 blocks, 1 claims, 2 handles, 1 pods and 1 nodes: all agree\n"
     assert "nobody has it" in command("release", leaked).output
 
 
@@ -135,10 +166,15 @@ def test_status_of_the_cluster_counts_by_node_and_by_pool(api_server: ApiUnderTe
     assert node1["address"] == "none yet"
     (four,) = found["pools"]
     assert (four["pool"], four["mode"], four["in use"], four["free"]) == ("four", "direct", 2, 28)
-    assert "node1" in CliRunner().invoke(status.command, words).stdout
+    told = CliRunner().invoke(status.command, words)
+    assert "node1" in told.stdout
+    assert told.exit_code == 1, "a node without an address is a problem"
+    assert found["problems"] == [
+        {"object": "Node node1", "what": "has no address: is the agent running there? see its log"}
+    ]
 
 
 def test_an_api_that_is_away_is_a_sentence() -> None:
     found = CliRunner().invoke(ipam.command, ["show", "--kubeconfig", "/nonexistent"])
-    assert found.exit_code == 1
+    assert found.exit_code == 2, "no answer, not one that says that something is wrong"
     assert found.output.startswith("Error: ")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from calico_py.cli.ipam import plan_garbage
+from calico_py.cli.ipam_plan import plan_garbage
 from calico_py.ipam.audit import Cluster, audit
 from calico_py.ipam.census import use_of_addresses, use_of_blocks, use_of_pools
 from calico_py.ipam.garbage import PodView, View

@@ -1,0 +1,77 @@
+"""How commands print what they found: tables for people, JSON and YAML for programs."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import click
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_WIDE = 160  # characters, where the output is no terminal
+_LONG = 10**9  # a number beyond is for people as good as its power of ten
+
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True
+)
+kubeconfig_option = click.option(
+    "--kubeconfig", envvar="KUBECONFIG", help="How the API server is reached; else the pod's service account."
+)
+
+
+def is_text(output: str) -> bool:
+    """Whether a person reads it."""
+    return output == "text"
+
+
+def echo_data(found: object, output: str) -> None:
+    """Print for programs."""
+    if output == "yaml":
+        click.echo(yaml.safe_dump(found, sort_keys=False), nl=False)
+    else:
+        click.echo(json.dumps(found, indent=2))
+
+
+def echo_tables(found: Mapping[str, Sequence[Mapping[str, Any]]], *, hidden: Collection[str] = ()) -> None:
+    """Print tables; those without rows, and the hidden columns, are left out."""
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    for title, rows in found.items():
+        if not rows:
+            continue
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        shown = [column for column in rows[0] if column not in hidden]
+        for column in shown:
+            table.add_column(
+                column.replace("_", " "),
+                justify="right" if _is_number(rows[0][column]) else "left",
+                overflow="fold",
+            )
+        for row in rows:
+            table.add_row(*(cell(row[column]) for column in shown))
+        console.print(table)
+
+
+def cell(value: object) -> str:
+    """A value as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and value >= _LONG:
+        return f"{value:.2g}"
+    return str(value)
+
+
+def share(part: int, whole: int) -> str:
+    """A number with its part of another, in percent; some is never 0 %, and not all never 100 %."""
+    percent = round(100 * part / whole) if whole else 0
+    if 0 < part < whole:
+        percent = min(99, max(1, percent))
+    return f"{cell(part)} ({percent}%)"
+
+
+def _is_number(value: object) -> bool:
+    is_share = isinstance(value, str) and value.endswith("%)")
+    return is_share or (isinstance(value, int) and not isinstance(value, bool))
