@@ -12,7 +12,7 @@ from calico_py.lab.client import Api, ApiError
 from calico_py.lab.commands import LabError, run
 from calico_py.lab.live import Endpoint, LiveLab, PodRecord
 from calico_py.lab.nodes import LiveNode
-from calico_py.lab.readiness import find_unrouted
+from calico_py.lab.readiness import find_break
 from calico_py.lab.state import write_json
 
 NAMESPACE = "default"
@@ -75,14 +75,11 @@ def delete(lab: LiveLab, name: str) -> None:
 
 
 def wait_until_routed(lab: LiveLab, record: PodRecord, *, within: float) -> list[str]:
-    """Wait until each other node has a route to the pod; names of those that have none after so many seconds."""
+    """Wait until each other node's packets get to the pod; names of those whose do not after so many seconds."""
     deadline = time.monotonic() + within
+    owners = dict.fromkeys(record.addresses, record.node)
     while True:
-        missing = [
-            place.name
-            for place in lab.topology.nodes
-            if place.name != record.node and find_unrouted(place.netns, record.addresses)
-        ]
+        missing = [place.name for place in lab.topology.nodes if find_break(lab.topology, place, owners)]
         if not missing or time.monotonic() > deadline:
             return missing
         time.sleep(_PAUSE)

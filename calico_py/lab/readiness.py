@@ -13,7 +13,7 @@ from calico_py.lab import namespaces, objects
 from calico_py.lab.client import Api, ApiError
 from calico_py.lab.commands import LabError, run
 from calico_py.lab.live import LiveLab
-from calico_py.lab.topology import NodePlace
+from calico_py.lab.topology import NodePlace, Topology
 from calico_py.model.names import IPIP_DEVICE
 from calico_py.model.net import Address, Network
 
@@ -94,8 +94,7 @@ def find_causes(lab: LiveLab) -> dict[str, str]:
         if answer.status != http.client.OK:
             causes[place.name] = answer.body or f"/readiness answers {answer.status}"
         else:
-            missing = find_unrouted(place.netns, others(place, affinities))
-            causes[place.name] = f"no working route to {', '.join(map(str, missing))}" if missing else ""
+            causes[place.name] = find_break(lab.topology, place, affinities)
         for pool in lab.topology.spec.further_pools():
             if pool not in pools and not causes[place.name]:
                 causes[place.name] = f"pool {pool} has not been made yet"
@@ -112,31 +111,49 @@ def list_affinities(api: Api) -> dict[Network, str]:
     return found
 
 
-def others(place: NodePlace, affinities: Mapping[Network, str]) -> list[Network]:
-    """The blocks of all nodes but one."""
-    return [cidr for cidr, node in affinities.items() if node != place.name]
+def find_break(topology: Topology, place: NodePlace, owners: Mapping[Network, str] | Mapping[Address, str]) -> str:
+    """Why packets of a node do not get to these blocks or addresses, each with its node; empty if they do.
 
-
-def find_unrouted(netns: str, networks: Iterable[Network | Address]) -> list[Network | Address]:
-    """Which of these a namespace's kernel has no route of its own for: the default route does not count.
-
-    A route by a tunnel device counts while the device has its carrier: with a userspace tunnel, its engine.
+    Its own kernel must have a route, and where that leads to another subnet without a tunnel, the routers too.
     """
-    wanted = list(networks)
+    subnets = {node.name: node.subnet for node in topology.nodes if node != place}
+    wanted: dict[Network | Address, int] = {each: subnets[node] for each, node in owners.items() if node in subnets}
+    routes = find_routes(place.netns, wanted)
+    missing = [each for each in wanted if each not in routes]
+    if missing:
+        return f"no working route to {', '.join(map(str, missing))}"
+    passed = [each for each, device in routes.items() if device != IPIP_DEVICE and wanted[each] != place.subnet]
+    for router in topology.routers if passed else ():
+        unknown = [each for each in passed if router.subnet in (place.subnet, wanted[each])]
+        unknown = [each for each in unknown if each not in find_routes(router.netns, unknown)]
+        if unknown:
+            return (
+                f"routed to {', '.join(map(str, unknown))} without a tunnel, which {router.netns} has no route to: "
+                "Never between subnets needs routers that know the pods' blocks; use ipipMode CrossSubnet or Always, "
+                "or start the lab with --ipip Never"
+            )
+    return ""
+
+
+def find_routes(netns: str, wanted: Iterable[Network | Address]) -> dict[Network | Address, str]:
+    """Of these the ones that a namespace's kernel has a route of its own for, with the device that it leads to.
+
+    The default route does not count. A route by a tunnel device counts while the device has its carrier: with a
+    userspace tunnel, its engine.
+    """
+    wanted = list(wanted)
     if not wanted:
-        return []
+        return {}
     routes = _list_routes(netns)
     carrier = _has_carrier(netns)
-    return [network for network in wanted if not _is_routed(network, routes, carrier=carrier)]
+    found = {each: _find_device(each, routes) for each in wanted}
+    return {each: device for each, device in found.items() if device and (carrier or device != IPIP_DEVICE)}
 
 
-def _is_routed(wanted: Network | Address, routes: list[tuple[Network, str]], *, carrier: bool) -> bool:
+def _find_device(wanted: Network | Address, routes: list[tuple[Network, str]]) -> str:
     first = wanted if isinstance(wanted, Address) else wanted.network_address
     matching = [(net, device) for net, device in routes if net.version == first.version and first in net]
-    if not matching:
-        return False
-    _, device = max(matching, key=lambda entry: entry[0].prefixlen)
-    return carrier or device != IPIP_DEVICE
+    return max(matching, key=lambda entry: entry[0].prefixlen)[1] if matching else ""
 
 
 def _list_routes(netns: str) -> list[tuple[Network, str]]:

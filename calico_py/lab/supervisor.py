@@ -33,9 +33,12 @@ from calico_py.lab.namespaces import CLONE_NEWPID, unshare
 from calico_py.lab.nodes import KUBECONFIG, LiveNode
 from calico_py.lab.pauses import start_pause
 from calico_py.lab.processes import Identity
+from calico_py.lab.readiness import list_affinities
+from calico_py.lab.router_routes import RouterRoute, apply_router_routes, compute_router_routes
 from calico_py.lab.state import StateDir, base_lock, write_json
 from calico_py.lab.topology import LabSpec, compute_topology
 from calico_py.model import names
+from calico_py.model.net import Network
 
 _API_START = 30.0  # seconds
 _API_RESTARTS = 3
@@ -53,6 +56,7 @@ class Supervisor:
         self._progress: list[str] = []
         self._changed = asyncio.Condition()
         self._outcome: dict[str, Any] | None = None
+        self._router_routes: frozenset[RouterRoute] = frozenset()
 
     async def run(self) -> None:
         """Bring the lab up and keep it until SIGTERM."""
@@ -94,7 +98,12 @@ class Supervisor:
             self._kubelet.start_node(node)
             await self._tell(f"node {place.name}")
         loop = asyncio.get_running_loop()
-        for work in (lambda: self._watch_labels(outer, loop), lambda: self._add_pools(outer)):
+        works = (
+            lambda: self._watch_labels(outer, loop),
+            lambda: self._watch_blocks(outer, loop),
+            lambda: self._add_pools(outer),
+        )
+        for work in works:
             threading.Thread(target=work, daemon=True).start()
 
     async def _tell(self, line: str) -> None:
@@ -146,6 +155,22 @@ class Supervisor:
                     wanted = (meta.get("labels") or {}).get(names.NODE_TUNNEL_ENGINE_LABEL) == "userspace"
                     loop.call_soon_threadsafe(self._kubelet.want_tunnel, meta.get("name", ""), wanted)
             time.sleep(_LOOK_AGAIN)
+
+    def _watch_blocks(self, api: Api, loop: asyncio.AbstractEventLoop) -> None:
+        """On a thread of its own: let the routers know the blocks that no tunnel serves."""
+        while True:
+            with contextlib.suppress(ApiError):
+                for _ in api.watch(objects.AFFINITIES):
+                    loop.call_soon_threadsafe(self._teach_routers, list_affinities(api))
+            time.sleep(_LOOK_AGAIN)
+
+    def _teach_routers(self, blocks: Mapping[Network, str]) -> None:
+        wanted = compute_router_routes(self._topology, blocks)
+        try:
+            apply_router_routes(wanted, self._router_routes)
+        except LabError as error:
+            print(f"routers: {error}", file=sys.stderr)
+        self._router_routes = wanted
 
     def _add_pools(self, api: Api) -> None:
         """On a thread of its own: the pools that no environment names, once an agent has made those that it does.

@@ -36,7 +36,7 @@ def stub_lab(name: str = "", *, nodes: int = 2, subnets: int = 1, **more: object
         lifecycle.start(spec, lambda _: None)
         yield LiveLab(spec.name)
     finally:
-        lifecycle.down(spec.name)
+        lifecycle.down(spec.name, reaped=False)
 
 
 def calico_py(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -35,7 +35,7 @@ def lab() -> Iterator[LiveLab]:
         readiness.wait_until_ready(found, within=60)
         yield found
     finally:
-        lifecycle.down(spec.name)
+        lifecycle.down(spec.name, reaped=False)
 
 
 def test_pods_on_a_real_api_server(lab: LiveLab) -> None:
@@ -66,5 +66,5 @@ def test_down_leaves_no_server() -> None:
     names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in processes_of(spec.name)}
     assert {"etcd", "kube-apiserver"} <= names
     assert state.api.exists()
-    lifecycle.down(spec.name)
+    lifecycle.down(spec.name, reaped=False)
     assert before.left_by(spec.name) == []

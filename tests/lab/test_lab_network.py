@@ -13,7 +13,7 @@ from calico_py.lab import flows, namespaces
 from calico_py.lab.commands import LabError, run
 from calico_py.lab.live import LiveLab
 from calico_py.lab.pings import ping
-from calico_py.lab.readiness import find_unrouted
+from calico_py.lab.readiness import find_break, find_routes
 from calico_py.model.net import parse_network
 from tests.lab.labs import calico_py, command, stub_lab
 
@@ -121,14 +121,41 @@ def test_nodes_reach_the_api_server_over_the_labs_own_network(lab: LiveLab) -> N
 def test_the_default_route_is_no_route_to_a_block(lab: LiveLab) -> None:
     netns = lab.topology.nodes[0].netns
     block, other = parse_network("10.244.5.0/26", field="x"), parse_network("10.244.6.0/26", field="x")
-    assert find_unrouted(netns, [block]) == [block]
+    assert find_routes(netns, [block]) == {}
     run(["ip", "-n", netns, "route", "add", str(block), "via", "192.168.50.12"])
     run(["ip", "-n", netns, "route", "add", "blackhole", str(other)])
     try:
-        assert find_unrouted(netns, [block, block.network_address, other]) == [other]
+        assert find_routes(netns, [block, block.network_address, other]) == {
+            block: "eth0",
+            block.network_address: "eth0",
+        }
     finally:
         run(["ip", "-n", netns, "route", "delete", str(block)])
         run(["ip", "-n", netns, "route", "delete", "blackhole", str(other)])
+
+
+@pytest.mark.parametrize(
+    ("dst", "gateway"), [("10.244.5.0/26", "192.168.50.1"), ("fd00:5::/122", "fd00:192:168:50::1")]
+)
+def test_a_way_that_ends_at_a_router_is_a_break(lab: LiveLab, dst: str, gateway: str) -> None:
+    """Between subnets without a tunnel every router on the way must know the block."""
+    place, owners = lab.topology.nodes[0], {parse_network(dst, field="x"): "node3"}
+    first, second = (router.netns for router in lab.topology.routers)
+    assert find_break(lab.topology, place, owners) == f"no working route to {dst}"
+    run(["ip", "-n", place.netns, "route", "add", dst, "via", gateway])
+    run(["ip", "-n", first, "route", "add", dst, "dev", "core0"])
+    try:
+        assert f"routed to {dst} without a tunnel, which {second} has no route to" in find_break(
+            lab.topology, place, owners
+        )
+        run(["ip", "-n", second, "route", "add", dst, "dev", "lan0"])
+        assert find_break(lab.topology, place, owners) == ""
+        assert find_break(lab.topology, lab.topology.nodes[2], owners) == "", "the node's own block"
+        run(["ip", "-n", first, "route", "delete", dst])
+        assert first in find_break(lab.topology, place, owners)
+    finally:
+        for netns in (place.netns, second):
+            run(["ip", "-n", netns, "route", "delete", dst])
 
 
 def test_a_tunnel_without_carrier_is_no_way(lab: LiveLab) -> None:
@@ -138,7 +165,7 @@ def test_a_tunnel_without_carrier_is_no_way(lab: LiveLab) -> None:
     try:
         run(["ip", "-n", netns, "link", "set", "tunl0", "up"])
         run(["ip", "-n", netns, "route", "add", str(block), "via", "192.168.50.12", "dev", "tunl0", "onlink"])
-        assert find_unrouted(netns, [block]) == [block]
+        assert find_routes(netns, [block]) == {}
     finally:
         run(["ip", "-n", netns, "link", "delete", "tunl0"])
 

@@ -36,7 +36,7 @@ def lab() -> Iterator[LiveLab]:
             assert pods.wait_until_routed(found, record, within=20) == []
         yield found
     finally:
-        lifecycle.down(spec.name)
+        lifecycle.down(spec.name, reaped=False)
 
 
 def _pod_object(lab: LiveLab, name: str) -> dict[str, Any]:
@@ -100,6 +100,13 @@ def test_a_flow_between_pods_of_two_subnets(lab: LiveLab) -> None:
     result = flows.run(lab.endpoint("pod/one"), lab.endpoint("pod/three"), 2.0, family=4)
     assert result.lost == 0, result.to_json()
     assert result.there.sent > 1500
+
+
+def test_ipv6_pods_of_two_subnets_reach_each_other(lab: LiveLab) -> None:
+    """IPIP does not carry IPv6: by BGP's routes, and by routers that know its blocks."""
+    assert ping(lab.endpoint("pod/one"), lab.target("pod/three", 6), count=2).ok
+    result = flows.run(lab.endpoint("pod/three"), lab.endpoint("pod/two"), 1.0, family=6)
+    assert result.lost == 0, result.to_json()
 
 
 def test_a_pod_comes_and_goes(lab: LiveLab) -> None:
@@ -247,7 +254,7 @@ def test_pools_beyond_the_first_are_objects_beside_the_environments() -> None:
         readiness.wait_until_ready(lab, within=60)
         found = {item["spec"]["cidr"]: item for item in lab.api().list(objects.POOLS)}
     finally:
-        lifecycle.down(spec.name)
+        lifecycle.down(spec.name, reaped=False)
     assert set(found) == set(spec.pools)
     assert found["10.250.0.0/16"]["metadata"]["name"] == "default-ipv4-ippool"
     assert found["10.251.0.0/16"]["spec"]["ipipMode"] == "Never"

@@ -19,11 +19,15 @@ from calico_py.lab.flows import FlowResult, RunningFlow
 from calico_py.lab.live import LiveLab
 from calico_py.lab.processes import find_by_environment
 from calico_py.lab.topology import LabSpec
+from calico_py.model.net import Family
 from calico_py.model.pools import EncapMode
 
 FULL_MTU = 1450 - 28  # bytes of UDP payload that fill a pod's MTU (IPv4 20, UDP 8)
 POOL = "default-ipv4-ippool"
 NODES = ("node1", "node2", "node3")
+
+POOL6 = "default-ipv6-ippool"
+DUAL_STACK = ("10.244.0.0/16", "fd00:10:244::/56")
 
 # Device and protocol of a route to another node's block.
 TUNNEL = ("tunl0", "80")
@@ -78,18 +82,23 @@ class Cluster:
             }
             self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
-    def routes(self, node: str) -> dict[str, tuple[str, str]]:
+    def bgp_fed(self) -> None:
+        """The default again, BGP's side first: so at no time is it nobody's to program them."""
+        for kind in ("bgpconfiguration", "felixconfiguration"):
+            self.kubectl("delete", kind, "default")
+
+    def routes(self, node: str, family: Family = 4) -> dict[str, tuple[str, str]]:
         """Device and protocol of each route of a node to a block of another one, by iproute2's own words."""
-        output = self.lab.endpoint(node).run(["ip", "route", "show"]).stdout
-        found = re.findall(r"^(10\.244\.\S+/26) via \S+ dev (\S+) proto (\S+)", output, re.MULTILINE)
+        output = self.lab.endpoint(node).run(["ip", f"-{family}", "route", "show"]).stdout
+        found = re.findall(r"^(\S+/(?:26|122)) via \S+ dev (\S+) proto (\S+)", output, re.MULTILINE)
         return {prefix: (device, protocol) for prefix, device, protocol in found}
 
-    def wait_for(self, *ways: tuple[str, str], nodes: Sequence[str] = NODES) -> None:
+    def wait_for(self, *ways: tuple[str, str], nodes: Sequence[str] = NODES, family: Family = 4) -> None:
         """Until each route of each node goes one of these ways (device, protocol), and each way is in use."""
         found: list[dict[str, tuple[str, str]]] = []
 
         def arrived() -> bool:
-            found[:] = [self.routes(node) for node in nodes]
+            found[:] = [self.routes(node, family) for node in nodes]
             used = {way for routes in found for way in routes.values()}
             return used == set(ways) and all(len(routes) == len(NODES) - 1 for routes in found)
 
@@ -119,10 +128,12 @@ class Cluster:
                 os.kill(pid, signal.SIGCONT)
 
     @contextlib.contextmanager
-    def flow(self, source: str, target: str, *, size: int = SIZE, port: int = 7777) -> Iterator[RunningFlow]:
+    def flow(
+        self, source: str, target: str, *, size: int = SIZE, port: int = 7777, family: Family = 4
+    ) -> Iterator[RunningFlow]:
         """1,000 datagrams a second each way, from here on."""
         endpoints = self.lab.endpoint(source), self.lab.endpoint(target)
-        with flows.running_flow(*endpoints, size=size, port=port, family=4) as running:
+        with flows.running_flow(*endpoints, size=size, port=port, family=family) as running:
             yield running
 
     def packets(self, node: str, seconds: float = 1.0) -> str:
@@ -131,24 +142,28 @@ class Cluster:
         return self.lab.endpoint(node).run(argv).stdout
 
     @contextlib.contextmanager
-    def tcp_stream(self, source: str, target: str) -> Iterator[Callable[[], int]]:
+    def tcp_stream(self, source: str, target: str, *, family: Family = 4) -> Iterator[Callable[[], int]]:
         """A TCP stream of 20 Mbit/s while the block runs; gives the call that counts timeouts of either end so far."""
-        address = str(self.lab.endpoint(target).address(4))
+        address = str(self.lab.endpoint(target).address(family))
         ends = (source, target)
         before = [self.tcp_timeouts(end) for end in ends]
         server = self.lab.endpoint(target).popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
-        time.sleep(0.3)
+        eventually("iperf3 listens", lambda: self._sockets(target, "listening"))
         argv = ["iperf3", "-c", address, "-t", "600", "-b", "20M"]
         client = self.lab.endpoint(source).popen(argv, stdout=subprocess.DEVNULL)
         try:
-            time.sleep(0.3)
-            assert client.poll() is None, "iperf3 did not start"
+            eventually("the stream's two connections", lambda: len(self._sockets(target, "established")) > 1)
             yield lambda: sum(map(self.tcp_timeouts, ends)) - sum(before)
             assert client.poll() is None, "the stream broke"
         finally:
             for process in (client, server):
                 process.terminate()
                 process.wait()
+
+    def _sockets(self, where: str, state: str) -> list[str]:
+        """The sockets of iperf3's port in a state of ss(8)."""
+        argv = ["ss", "-tnH", "state", state, "sport", "=", ":5201"]
+        return self.lab.endpoint(where).run(argv).stdout.splitlines()
 
     def tcp_timeouts(self, where: str) -> int:
         """TcpExtTCPTimeouts of a namespace."""
@@ -157,10 +172,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(*, subnets: int = 1, ipip: EncapMode = EncapMode.ALWAYS) -> Iterator[Cluster]:
+def cluster(
+    *, subnets: int = 1, ipip: EncapMode = EncapMode.ALWAYS, pools: tuple[str, ...] = DUAL_STACK[:1]
+) -> Iterator[Cluster]:
     """Three nodes with a pod each, taken down however the block ends."""
     name = f"tgl{os.getpid()}{secrets.token_hex(2)}"
-    spec = LabSpec(name, len(NODES), subnets, ipip=ipip)
+    spec = LabSpec(name, len(NODES), subnets, ipip=ipip, pools=pools)
     try:
         lifecycle.start(spec, lambda _: None)
         lab = LiveLab(name)
@@ -169,7 +186,7 @@ def cluster(*, subnets: int = 1, ipip: EncapMode = EncapMode.ALWAYS) -> Iterator
             pods.add(lab, f"p{number}", node)
         yield Cluster(lab)
     finally:
-        lifecycle.down(name)
+        lifecycle.down(name, reaped=False)
 
 
 def lost(results: dict[str, FlowResult]) -> dict[str, int]:

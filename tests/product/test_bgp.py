@@ -15,7 +15,7 @@ from calico_py.lab.namespaces import named
 from calico_py.model.pools import EncapMode
 from tests.product.cluster import BGP, Cluster, cluster, eventually
 
-pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
 ROUTER = "192.168.50.1"
 INJECTED = "172.20.0.0/16"
@@ -35,7 +35,7 @@ template bgp mesh {{
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def made() -> Iterator[Cluster]:
     with cluster(ipip=EncapMode.NEVER) as up:
         yield up

@@ -119,13 +119,15 @@ def test_everything_restarts_while_the_api_is_away(made: Cluster, mode: str, way
     with traffic(made) as results:
         os.kill(server, signal.SIGSTOP)
         try:
+            time.sleep(2)
             kill(made, "agent")
             for node in NODES:
                 agents.kill(made.lab, node, "exabgp")
-            time.sleep(8)
+            time.sleep(5)
             assert all(made.routes(node) for node in NODES)
         finally:
             os.kill(server, signal.SIGCONT)
-        time.sleep(5)
+        eventually("the agents are ready", lambda: not any(made.status(node)["not_ready"] for node in NODES))
+        time.sleep(2)
         made.wait_for(way)
     assert not lost(results), results

@@ -83,7 +83,10 @@ def test_an_agent_restart_loses_nothing(made: Cluster) -> None:
     with made.flow("pod/p1", "pod/p2") as flow:
         agents.change(made.lab, "node1", "restart")
         agents.kill(made.lab, "node2", "agent")
-        time.sleep(3)
+        eventually(
+            "the agents are ready", lambda: not any(made.status(name)["not_ready"] for name in ("node1", "node2"))
+        )
+        time.sleep(1)
         result = flow.stop()
     assert result.lost == 0, result
 
