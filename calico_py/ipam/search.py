@@ -19,7 +19,7 @@ from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import RETRIES, BlockGoneError, BlockWriter
 from calico_py.ipam.requests import AddressTakenError, Assigned, ContendedError, ExhaustedError, UnreadableError
 from calico_py.ipam.rules import RECLAIM_AGE, block_limit_of, cooldown_of, may_claim_ahead, may_press
-from calico_py.ipam.walks import walk_blocks
+from calico_py.ipam.walks import merge_networks, walk_blocks
 from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
 from calico_py.model.kinds import IPAM_BLOCKS
 from calico_py.model.names import LABEL_BORROWED
@@ -355,14 +355,13 @@ class Search:
     async def _walk(self, want: Want, taken: set[Network]) -> bool:
         taken.update(self.own)
         for pool in want.pools:
-            for cidr in walk_blocks(pool, self._node):
-                if cidr not in taken and not self._all_reserved(cidr) and await self._claim(cidr):
+            for cidr in walk_blocks(pool, self._node, self.reserved()):
+                if cidr not in taken and await self._claim(cidr):
                     return True
         return False
 
     def _all_reserved(self, cidr: Network) -> bool:
-        near = [reserved for reserved in self.reserved() if contains(reserved, cidr) or contains(cidr, reserved)]
-        return bool(near) and all(any(address in reserved for reserved in near) for address in cidr)
+        return any(contains(reserved, cidr) for reserved in merge_networks(self.reserved()))
 
     async def _claim(self, cidr: Network) -> bool:
         try:

@@ -1,13 +1,16 @@
 """In which order a node walks a pool, and which pools may serve a request."""
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calico_py.ipam.choice import choose_pools
 from calico_py.ipam.requests import AssignRequest, PoolError
 from calico_py.ipam.walks import walk_blocks
+from calico_py.model.net import Network, contains
 from calico_py.model.pools import AllowedUse, IPPool
 from tests.fakes.ipam import pool
 
@@ -28,6 +31,42 @@ def test_a_walk_is_the_same_each_time_and_differs_between_nodes() -> None:
 
 def test_a_huge_pool_is_walked_lazily() -> None:
     assert next(walk_blocks(pool("fd00::/48"), "node1")).prefixlen == 122
+
+
+RESERVATIONS = st.lists(
+    st.one_of(
+        st.integers(20, 32).flatmap(
+            lambda length: st.integers(0, 2 ** (length - 20) - 1).map(
+                lambda place: ip_network((int(ip_address("10.0.0.0")) + (place << 32 - length), length))
+            )
+        ),
+        st.sampled_from([ip_network("fd00::/64"), ip_network("10.1.0.0/16"), ip_network("10.0.0.0/16")]),
+    ),
+    max_size=6,
+)
+
+
+@given(RESERVATIONS, st.integers(22, 32))
+def test_a_walk_leaves_out_the_blocks_that_are_wholly_reserved(reserved: list[Network], size: int) -> None:
+    of = pool("10.0.0.0/22", size)
+    closed = {address for address in of.cidr if any(address in cidr for cidr in reserved)}
+    expected = [block for block in of.cidr.subnets(new_prefix=size) if not closed.issuperset(block)]
+    assert sorted(walk_blocks(of, "node1", reserved)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cidr", "reserved"), [("fd00::/48", ["fd00::/49", "fd00:0:0:8000::/50"]), ("10.0.0.0/8", ["10.0.0.0/9"])]
+)
+def test_a_reservation_of_a_great_part_of_a_pool_costs_no_time(cidr: str, reserved: list[str]) -> None:
+    """Wherever a node begins: its agent serves nothing else while it walks."""
+    of, closed = pool(cidr), [ip_network(each) for each in reserved]
+    for number in range(20):
+        first = next(walk_blocks(of, f"node{number}", closed))
+        assert not any(contains(each, first) for each in closed)
+
+
+def test_of_a_pool_that_is_wholly_reserved_nothing_is_walked() -> None:
+    assert list(walk_blocks(pool("fd00::/48"), "node1", [ip_network("fd00::/32")])) == []
 
 
 def choose(pools: list[IPPool], request: AssignRequest, **labels: str) -> list[str]:
