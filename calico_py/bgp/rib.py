@@ -7,6 +7,9 @@ paths is decide's. Three things make paths stale without dropping them:
 - the speaker is away (SpeakerLost): kept until it is back;
 - the speaker tells its table again (ReplayStarted): what it does not repeat was not announced any more.
 
+While a table is told nothing is due, whatever the time: of a session that was up for long the limits have passed
+before the first of its paths is told again.
+
 A peer's End-of-RIB drops what is still stale of it. A peer that never sends one is given SYNC_LIMIT.
 """
 
@@ -83,6 +86,8 @@ class AdjRibIn:
         self._by_nlri: dict[Network, set[tuple[Address, int]]] = {}
         self._dirty: set[Network] = set()
         self._speaker_up = False
+        self._replaying = False
+        self._told = False  # a whole table, once
         self._speaker_reason = "the speaker has not been reached yet"
 
     # What others read
@@ -90,6 +95,8 @@ class AdjRibIn:
     @property
     def in_sync(self) -> frozenset[Address]:
         """Peers whose view has been complete at least once; stale paths bridge the time after a restart."""
+        if not self._told:
+            return frozenset()
         return frozenset(address for address, table in self._peers.items() if table.in_sync)
 
     @property
@@ -134,7 +141,9 @@ class AdjRibIn:
         )
 
     def deadline(self) -> float | None:
-        """When expire must be called next; None if nothing waits."""
+        """When expire must be called next; None if nothing waits, or a table is being told."""
+        if self._replaying:
+            return None
         times = [t for table in self._peers.values() for t in (table.sync_at, table.sweep_at) if t is not None]
         return min(times, default=None)
 
@@ -170,17 +179,19 @@ class AdjRibIn:
             case SessionChanged():
                 self._session_changed(event, now)
             case ReplayStarted():
-                self._speaker_up = True
+                self._speaker_up = self._replaying = True
                 self._suspend("")
             case ReplayComplete():
                 self._replayed(now)
             case SpeakerLost(reason):
-                self._speaker_up = False
+                self._speaker_up = self._replaying = False
                 self._speaker_reason = reason
                 self._suspend(reason)
 
     def expire(self, now: float) -> None:
         """Do what is due: sweep stale paths, count a silent peer as in sync."""
+        if self._replaying:
+            return
         for address, table in self._peers.items():
             if table.sync_at is not None and table.sync_at <= now:
                 table.sync_at = None
@@ -279,6 +290,7 @@ class AdjRibIn:
             self._dirty.update(nlri for nlri, _ in table.paths)
 
     def _replayed(self, now: float) -> None:
+        self._replaying, self._told = False, True
         for table in self._peers.values():
             if table.stale and table.sweep_at is None:
                 table.sweep_at = now + SYNC_LIMIT

@@ -171,6 +171,39 @@ def test_a_replayed_loss_counts_from_when_it_happened() -> None:
     assert known(rib) == {}
 
 
+def test_a_deadline_that_passed_before_the_replay_waits_for_its_end() -> None:
+    """A session that was up for an hour is told again in pieces; the rest of its paths is still under way."""
+    rib = established(ONE, TWO)
+    rib.handle(SpeakerLost("the connection broke"), 10)
+    for event in (ReplayStarted(), replace(UP_A, age=3600.0), PathAnnounced(path(ONE))):
+        rib.handle(event, 11)
+    assert rib.deadline() is None
+    rib.expire(11)
+    assert known(rib) == {ONE: False, TWO: True}
+    rib.handle(ReplayComplete(), 12)
+    assert rib.deadline() is not None
+    rib.expire(12)
+    assert known(rib) == {ONE: False}, "without End-of-RIB: what was not told again is swept when all was told"
+
+
+def test_nobody_is_in_sync_before_the_first_replay_is_complete() -> None:
+    """An agent starts: what the kernel has of BGP stays until all that the bridge knows has been told."""
+    rib = AdjRibIn()
+    rib.configure(frozenset({A}), 0.0)
+    for event in (ReplayStarted(), replace(UP_A, age=3600.0)):
+        rib.handle(event, 1.0)
+    rib.expire(1.0)
+    assert rib.in_sync == frozenset()
+    rib.handle(PathAnnounced(path(ONE)), 1.0)
+    rib.handle(EndOfRib(A, 4), 1.0)
+    assert rib.in_sync == frozenset()
+    rib.handle(ReplayComplete(), 1.0)
+    assert rib.in_sync == {A}
+    rib.handle(SpeakerLost("the connection broke"), 2.0)
+    rib.handle(ReplayStarted(), 3.0)
+    assert rib.in_sync == {A}, "stale paths bridge a later replay"
+
+
 def test_in_sync_takes_end_of_rib_or_two_minutes() -> None:
     rib = AdjRibIn()
     rib.configure(frozenset({A, B}), 0.0)
