@@ -9,6 +9,7 @@ The result imports with ``ctr -n k8s.io image import``, ``docker load`` or ``pod
 
 import argparse
 import configparser
+import contextlib
 import hashlib
 import io
 import json
@@ -19,7 +20,8 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from calico_py.cni.installer import PLUGIN, ensure_shim
@@ -37,8 +39,29 @@ _DOCKER_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 
 
+SETTINGS: Mapping[str, Sequence[str]] = {
+    "Env": [f"PATH=/{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"],
+    "Entrypoint": ["calico-py"],
+}
+
+
 class BuildError(Exception):
     """The image could not be built; the message says which step failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What is written of an image.
+
+    Attributes:
+        layers: tar archives, the lowest first.
+        references: names with tags.
+        settings: entry point, environment, command.
+    """
+
+    layers: Sequence[Path]
+    references: Sequence[str]
+    settings: Mapping[str, Sequence[str]] = field(default_factory=lambda: SETTINGS)
 
 
 def version() -> str:
@@ -58,16 +81,16 @@ def build(output: Path, *, cache: Path, references: Sequence[str] = ()) -> None:
         BuildError: a step failed.
         InstallError: a shim could not be compiled.
     """
+    with build_layers(cache) as layers:
+        write_archive(output, Image(layers, references or [f"{REFERENCE}:{version()}"]))
+
+
+@contextlib.contextmanager
+def build_layers(cache: Path) -> Iterator[list[Path]]:
+    """calico-py's layers, the lowest first, for as long as the block runs; arguments and errors as build has them."""
     cache.mkdir(parents=True, exist_ok=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".image-", dir=cache) as scratch:
-        base = _base_layer(cache, Path(scratch))
-        top = _top_layer(cache, Path(scratch))
-        settings = {
-            "Env": [f"PATH=/{HOME}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED=1"],
-            "Entrypoint": ["calico-py"],
-        }
-        write_archive(output, [base, top], references or [f"{REFERENCE}:{version()}"], settings)
+        yield [_base_layer(cache, Path(scratch)), _top_layer(cache, Path(scratch))]
 
 
 def _base_layer(cache: Path, scratch: Path) -> Path:
@@ -145,15 +168,33 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
     tar.addfile(entry, io.BytesIO(content))
 
 
-def write_archive(
-    output: Path, layers: Sequence[Path], references: Sequence[str], settings: Mapping[str, Sequence[str]]
-) -> None:
-    """An image in the format of ``docker save``: layers, a configuration that names them by digest, and a manifest.
+def write_archive(output: Path, *images: Image) -> None:
+    """Images in the format of ``docker save``, replacing the file where it exists.
 
-    ``layers`` are tar archives, the lowest first; ``references`` names with tags; ``settings`` entry point etc.
+    For each a configuration that names its layers by digest; layers that several have are written once.
     """
-    digests = [_digest(layer) for layer in layers]
-    config = json.dumps(
+    output.parent.mkdir(parents=True, exist_ok=True)
+    digests = {layer: _digest(layer) for image in images for layer in image.layers}
+    manifest: list[dict[str, object]] = []
+    half = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with tarfile.open(half, "w") as tar:
+            for image in images:
+                config = _config([digests[layer] for layer in image.layers], image.settings)
+                name = f"{hashlib.sha256(config).hexdigest()}.json"
+                _add(tar, name, config, 0o644)
+                layers = [f"{digests[layer]}/layer.tar" for layer in image.layers]
+                manifest.append({"Config": name, "RepoTags": list(image.references), "Layers": layers})
+            for layer, digest in digests.items():
+                tar.add(layer, f"{digest}/layer.tar", filter=_plain)
+            _add(tar, "manifest.json", json.dumps(manifest).encode(), 0o644)
+        half.rename(output)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _config(digests: Sequence[str], settings: Mapping[str, Sequence[str]]) -> bytes:
+    return json.dumps(
         {
             "architecture": _DOCKER_ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
@@ -161,19 +202,6 @@ def write_archive(
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
         }
     ).encode()
-    config_name = f"{hashlib.sha256(config).hexdigest()}.json"
-    names = [f"{digest}/layer.tar" for digest in digests]
-    manifest = json.dumps([{"Config": config_name, "RepoTags": list(references), "Layers": names}]).encode()
-    half = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with tarfile.open(half, "w") as tar:
-            _add(tar, config_name, config, 0o644)
-            for name, layer in zip(names, layers, strict=True):
-                tar.add(layer, name, filter=_plain)
-            _add(tar, "manifest.json", manifest, 0o644)
-        half.rename(output)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:

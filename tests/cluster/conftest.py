@@ -1,16 +1,22 @@
-"""A cluster for each file of tests, in which the tests follow each other."""
+"""One cluster for all files of this folder, whose tests follow each other in the order of their names.
 
+What a test changes it takes back, or the tests behind it are written for it: test_removal.py is the last.
+"""
+
+import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import images, settings
-from tests.cluster.kube_cluster import CHECKOUT, Cluster, Node, cluster, wait_until
-
-DAEMONSETS = ("calico-node", "calico-py-speaker", "calico-py-tunnel")
+from tests.cluster import images
+from tests.cluster.kube_cluster import CHECKOUT, Cluster, Node, Pod, cluster, wait_until
+from tests.cluster.parts import DAEMONSETS
+from tests.cluster.workloads import apply, one_on_each_node, rolled_out, web_pods
+from tests.conftest import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,43 +24,60 @@ class Installed:
     """What was seen while calico-py was installed.
 
     Attributes:
-        ready_before: nodes that were Ready before. seconds: until all were.
+        ready_before: nodes that were Ready before. placed_before: pods that had a node before.
+        seconds: until all nodes were Ready.
         traces: what a network plugin could have left on each node, before.
     """
 
     ready_before: frozenset[str]
+    placed_before: frozenset[str]
     seconds: float
     traces: Mapping[str, Mapping[str, str]]
 
 
-@pytest.fixture(scope="session")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The images that nodes have."""
-    folder = tmp_path_factory.mktemp("images")
-    busybox, own = folder / "busybox.tar", folder / "calico-py.tar"
-    images.write_busybox(busybox, [settings.PAUSE_IMAGE, images.TEST_IMAGE])
-    images.write_calico_py(own)
-    return [busybox, own]
-
-
-@pytest.fixture(scope="module")
-def kube(tmp_path_factory: pytest.TempPathFactory, archives: list[Path]) -> Iterator[Cluster]:
-    """The cluster, without a network."""
-    with cluster(tmp_path_factory.mktemp("cluster"), images=archives) as made:
+@pytest.fixture(scope="package")
+def kube(turns: Turns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster, without a network. The images are built while its control plane starts."""
+    folder, archives = tmp_path_factory.mktemp("cluster"), tmp_path_factory.mktemp("images")
+    with ThreadPoolExecutor(1) as builder, contextlib.ExitStack() as stack:
+        with turns.beside_others():
+            built = builder.submit(images.build, archives)
+            made = stack.enter_context(cluster(folder, built.result))
         yield made
+        with turns.beside_others():
+            stack.close()
 
 
-@pytest.fixture(scope="module")
-def installed(kube: Cluster) -> Installed:
-    """calico-py is installed in the way of its users."""
-    time.sleep(2)  # a node that would become Ready by itself has had the time
-    before = frozenset(kube.ready_nodes())
-    found = {name: traces(node) for name, node in kube.nodes.items()}
-    kube.kubectl("apply", "-k", str(CHECKOUT / "deploy"))
-    seconds = wait_until(lambda: kube.ready_nodes() == set(kube.nodes), within=120, what="all nodes are Ready")
-    for name in DAEMONSETS:
-        rolled_out(kube, name)
-    return Installed(before, seconds, found)
+@pytest.fixture(scope="package")
+def installed(kube: Cluster, turns: Turns) -> Installed:
+    """calico-py is installed in the way of its users, in a cluster in which pods wait for a network."""
+    with turns.beside_others():
+        apply(kube, "web.yaml")
+        time.sleep(2)  # a node that would become Ready by itself has had the time
+        ready = frozenset(kube.ready_nodes())
+        placed = frozenset(
+            item["metadata"]["name"] for item in kube.get("pods")["items"] if item["spec"].get("nodeName")
+        )
+        found = {name: traces(node) for name, node in kube.nodes.items()}
+        kube.kubectl("apply", "-k", str(CHECKOUT / "deploy"))
+        seconds = wait_until(lambda: kube.ready_nodes() == set(kube.nodes), within=120, what="all nodes are Ready")
+        for name in DAEMONSETS:
+            rolled_out(kube, name)
+    return Installed(ready, placed, seconds, found)
+
+
+@pytest.fixture
+def pods(kube: Cluster, installed: Installed) -> list[Pod]:
+    """The pods of a Deployment, two on each node."""
+    del installed
+    return web_pods(kube)
+
+
+@pytest.fixture
+def ends(kube: Cluster, installed: Installed) -> list[Pod]:
+    """The pods of a DaemonSet, one on each node."""
+    del installed
+    return one_on_each_node(kube)
 
 
 def traces(node: Node) -> dict[str, str]:
@@ -71,11 +94,27 @@ def traces(node: Node) -> dict[str, str]:
     return {name: node.run("sh", "-c", command) for name, command in commands.items()}
 
 
-def rolled_out(kube: Cluster, name: str, *, kind: str = "daemonset", namespace: str = "kube-system") -> None:
-    """Wait until a rollout is complete."""
-    kube.kubectl("rollout", "status", f"{kind}/{name}", f"--namespace={namespace}", "--timeout=55s")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure tells what the cluster and the agents said: the cluster is gone when somebody reads it."""
+    report = yield
+    made = item.funcargs.get("kube")
+    if report.failed and isinstance(made, Cluster):
+        report.sections.append(("the cluster", _describe(made)))
+    return report
 
 
-def manifest(name: str) -> str:
-    """Path of a manifest beside the tests."""
-    return str(Path(__file__).with_name("manifests") / name)
+def _describe(kube: Cluster) -> str:
+    said = []
+    for what in ("nodes", "pods", "ippools", "blockaffinities", "events"):
+        with contextlib.suppress(AssertionError):
+            lines = kube.kubectl("get", what, "--all-namespaces", "-o", "wide").stdout.splitlines()
+            said += [*(line[:250] for line in lines[-30:]), ""]
+    for name in kube.nodes:
+        for log in sorted((kube.folder / name / "log" / "pods").glob("kube-system_calico-*/*/*.log")):
+            said += [f"{name}: {log.parent.name}", *_last_lines(log), ""]
+    return "\n".join(said)
+
+
+def _last_lines(log: Path) -> list[str]:
+    return [line[:300] for line in log.read_text(errors="replace").splitlines()[-15:]]

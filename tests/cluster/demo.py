@@ -10,10 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.cluster import images, settings
-from tests.cluster.conftest import DAEMONSETS, manifest, rolled_out
+from tests.cluster import images
 from tests.cluster.kube_cluster import CHECKOUT, Cluster, cluster, fetch, wait_until
-from tests.cluster.traffic import one_on_each_node, set_mode, traffic
+from tests.cluster.parts import DAEMONSETS
+from tests.cluster.traffic import set_mode, traffic
+from tests.cluster.workloads import MANIFESTS, one_on_each_node, rolled_out, running
 
 
 def main() -> None:
@@ -23,13 +24,10 @@ def main() -> None:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="cpy-demo-") as scratch:
-        folder = Path(scratch)
         _say("Building the image, and Kubernetes where the cache has none (cold: some minutes)")
-        busybox, own = folder / "busybox.tar", folder / "calico-py.tar"
-        images.write_busybox(busybox, [settings.PAUSE_IMAGE, images.TEST_IMAGE])
-        images.write_calico_py(own)
+        archives = images.build(Path(scratch))
         _say("Starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler and three nodes")
-        with cluster(folder, images=[busybox, own]) as kube:
+        with cluster(Path(scratch), lambda: archives) as kube:
             _show(kube, given.stay)
 
 
@@ -43,15 +41,15 @@ def _show(kube: Cluster, stay: bool) -> None:
     _say(f"All nodes are Ready after {seconds:.0f} s")
     _kubectl(kube, "get", "pods", "--namespace=kube-system", "-o", "wide")
     _say("A Deployment of six pods")
-    _kubectl(kube, "apply", "-f", manifest("web.yaml"))
+    _kubectl(kube, "apply", "-f", str(MANIFESTS / "web.yaml"))
     rolled_out(kube, "web", kind="deployment", namespace="default")
     _kubectl(kube, "get", "pods", "-o", "wide")
-    pods = [kube.pod(item["metadata"]["name"]) for item in kube.get("pods", "--selector=app=web")["items"]]
+    pods = running(kube, "web")
     answers = [
         fetch(source.network, f"http://{target.address()}/") == target.name for source in pods for target in pods
     ]
     _say(f"Each asks each over HTTP: {sum(answers)} of {len(answers)} answers")
-    with one_on_each_node(kube) as ends, traffic(ends) as flows:
+    with traffic(one_on_each_node(kube)) as flows:
         for mode in ("Never", "Always"):
             _say(f"Under traffic between all nodes: ipipMode {mode}")
             set_mode(kube, mode)

@@ -30,7 +30,8 @@ _CLONE_NEWNS = 0x00020000  # linux/sched.h
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _WITHIN = 20.0  # seconds
 
-# After the lab's own mounts. Images and logs are on the disk. Hosts share their mounts, as systemd makes them.
+# After the lab's own mounts. Images and logs are on the disk. Hosts share their mounts, as systemd makes them. What
+# runs in a node has /run/tmp for a TMPDIR: /tmp is the host's, since this checkout may lie below it.
 _NODE_SCRIPT = r"""
 umount /sys
 umount --recursive --lazy /sys
@@ -45,7 +46,7 @@ mkdir -p /var/lib/containerd /var/lib/kubelet
 mount --bind $folder/containerd /var/lib/containerd
 mount --bind $folder/kubelet /var/lib/kubelet
 mount --bind $folder/log /var/log
-mount -t tmpfs -o mode=1777 scratch /tmp
+mkdir -m 1777 /run/tmp
 mount --make-rshared /
 echo ready
 sleep infinity & wait

@@ -102,6 +102,10 @@ class Pod(Endpoint):
         """Its address of that family, or the first."""
         return next(address for address in self.addresses if family in (None, address.version))
 
+    def has(self, family: Family) -> bool:
+        """Whether it has an address of that family."""
+        return any(address.version == family for address in self.addresses)
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterKubectl(Kubectl):
@@ -225,15 +229,16 @@ def wait_until(condition: Callable[[], object], *, within: float = 60.0, what: s
     begun = time.monotonic()
     while not condition():
         assert time.monotonic() - begun < within, f"not within {within:.0f} s: {what}"
-        time.sleep(0.1)
+        time.sleep(0.2)  # most conditions cost a process of kubectl
     return time.monotonic() - begun
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, *, nodes: int = 3, images: Sequence[Path] = ()) -> Iterator[Cluster]:
+def cluster(folder: Path, images: Callable[[], Sequence[Path]], *, nodes: int = 3) -> Iterator[Cluster]:
     """A cluster with so many nodes, none of them Ready yet; all of it is gone afterwards.
 
-    ``folder`` is for what is on disk, in a folder of the cluster's own; every node has the ``images``, archives.
+    ``folder`` is for what is on disk, in a folder of the cluster's own; every node has the ``images``, archives that
+    are asked for when the control plane runs.
     """
     cache = cache_directory(os.environ)
     programs = cached_all(PROGRAMS, cache)
@@ -288,18 +293,18 @@ def _describe(name: str, folder: Path, pids: dict[str, int], programs: Mapping[s
     )
 
 
-def _start(made: Cluster, images: Sequence[Path]) -> None:
+def _start(made: Cluster, images: Callable[[], Sequence[Path]]) -> None:
     made.start("etcd")
     made.start("kube-apiserver")
     for node in made.nodes.values():
         _prepare(made, node)
-    _spread_images(made, images)
-    for node in made.nodes.values():
-        made.start(f"{node.name}-containerd")
     _wait_for_api(made)
     for process in ("kube-controller-manager", "kube-scheduler"):
         made.start(process)
     made.kubectl("create", "-f", "-", stdin=settings.KUBEADM_CONFIG)
+    _spread_images(made, images())
+    for node in made.nodes.values():
+        made.start(f"{node.name}-containerd")
     for node in made.nodes.values():
         authority = "etc/kubernetes/authority.crt"
         (node.root / authority).write_bytes(made.plan.authority.read_bytes())
@@ -338,7 +343,7 @@ def _prepare(made: Cluster, node: Node) -> None:
         target.write_bytes((PLUGINS / plugin).read_bytes())
         target.chmod(0o755)
     # nsenter does not enter control groups.
-    into = 'for group in /sys/fs/cgroup/*; do echo $$ > $group/cgroup.procs; done; exec "$@"'
+    into = 'for group in /sys/fs/cgroup/*; do echo $$ > $group/cgroup.procs; done; export TMPDIR=/run/tmp; exec "$@"'
     prefix = [*node.enter(), "sh", "-euc", into, "node"]
     made._commands |= {
         f"{node.name}-containerd": (prefix, ["containerd", f"--config={settings.CONTAINERD_CONFIG}"]),

@@ -9,6 +9,7 @@ from calico_py.lab.nodes import KUBECONFIG
 from calico_py.lab.topology import NodePlace
 
 POD_NETWORK = "10.244.0.0/16"
+POD_NETWORK6 = "fd00:10:244::/48"
 SOCKET = "/run/containerd/containerd.sock"
 PAUSE_IMAGE = "docker.io/calico-py/pause:1"
 
@@ -80,7 +81,7 @@ KUBEADM_CONFIG: Mapping[str, Any] = {
     "apiVersion": "v1",
     "kind": "ConfigMap",
     "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
-    "data": {"ClusterConfiguration": f"networking:\n  podSubnet: {POD_NETWORK}\n  serviceSubnet: 10.96.0.0/16\n"},
+    "data": {"ClusterConfiguration": f"networking:\n  podSubnet: {POD_NETWORK},{POD_NETWORK6}\n"},
 }
 
 # JSON is YAML.

@@ -1,21 +1,43 @@
-"""calico-py is installed, serves what pods expect of a network, and is removed again: in this order."""
+"""calico-py is installed by `kubectl apply -k deploy/` in a cluster that has no network: what is there afterwards."""
 
 import json
-import re
-from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from tests.cluster.conftest import DAEMONSETS, Installed, manifest, rolled_out, traces
-from tests.cluster.kube_cluster import CHECKOUT, Cluster, Pod, fetch, wait_until
-from tests.cluster.outside import who_server
+from tests.cluster.conftest import Installed
+from tests.cluster.kube_cluster import Cluster, Node, fetch
+from tests.cluster.parts import DAEMONSETS, pid_of
+from tests.cni import elf
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(1800), pytest.mark.usefixtures("installed")]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("installed")]
+
+# Linux' numbers of the capabilities that each process has, as deploy/ gives them (linux/capability.h).
+NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_NICE = 10, 12, 13, 21, 23
+CAPABILITIES = {
+    "node": {NET_ADMIN, NET_RAW, SYS_ADMIN},
+    "speaker": {NET_ADMIN, NET_BIND_SERVICE},
+    "tunnel": {NET_ADMIN, NET_RAW, SYS_NICE},
+}
 
 
 def test_nodes_become_ready_with_it(kube: Cluster, installed: Installed) -> None:
     assert installed.ready_before == frozenset()
     assert kube.ready_nodes() == set(kube.nodes)
+
+
+def test_no_pod_came_before_the_network(kube: Cluster, installed: Installed) -> None:
+    """Pods that waited for it are placed when it can serve them, and the runtime's first attempt succeeds."""
+    assert installed.placed_before == frozenset()
+    items = kube.get("pods", "--selector=app=web")["items"]
+    assert len(items) == 6
+    failed = kube.get("events", "--field-selector=reason=FailedCreatePodSandBox")["items"]
+    assert [event["message"] for event in failed] == []
+
+
+def test_the_taints_of_a_node_without_a_network_are_gone(kube: Cluster) -> None:
+    for node in kube.get("nodes")["items"]:
+        assert node["spec"].get("taints", []) == [], node["metadata"]["name"]
 
 
 def test_the_scheduler_is_told_that_the_network_is_there(kube: Cluster) -> None:
@@ -29,129 +51,74 @@ def test_no_container_is_privileged_and_none_restarted(kube: Cluster) -> None:
         for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", []):
             assert not container["securityContext"].get("privileged"), container["name"]
             assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+            assert container["securityContext"]["readOnlyRootFilesystem"]
         restarts = [status["restartCount"] for status in pod["status"]["containerStatuses"]]
         assert restarts == [0], pod["metadata"]["name"]
+
+
+@pytest.mark.parametrize("part", CAPABILITIES)
+def test_processes_have_the_capabilities_that_are_named_and_no_others(kube: Cluster, part: str) -> None:
+    for node in kube.nodes.values():
+        status = status_of(node, part)
+        effective = int(status["CapEff"], 16)
+        assert {number for number in range(64) if effective >> number & 1} == CAPABILITIES[part], node.name
+        assert status["Seccomp"] == "2"  # the runtime's filter (proc(5))
+
+
+def test_the_scheduler_makes_room_for_them(kube: Cluster) -> None:
+    for pod in kube.get("pods", "--namespace=kube-system")["items"]:
+        assert pod["spec"]["priorityClassName"] == "system-node-critical"
+        assert pod["spec"]["priority"] == 2_000_001_000
+        assert {"operator": "Exists"} in pod["spec"]["tolerations"]
+
+
+def test_probes_are_answered_on_the_node_alone(kube: Cluster) -> None:
+    for node in kube.nodes.values():
+        assert fetch(node.network, "http://127.0.0.1:9099/readiness") == "ready"
+        assert fetch(node.network, "http://127.0.0.1:9099/liveness")
+        assert not fetch(kube.outside, f"http://{node.place.ipv4.ip}:9099/readiness")
 
 
 def test_the_default_pool_lies_where_kubeadm_says(kube: Cluster) -> None:
     (pool,) = kube.get("ippools")["items"]
     assert pool["spec"]["cidr"] == "10.244.0.0/16"
     assert pool["spec"]["ipipMode"] == "Always"
+    for pod in kube.get("pods")["items"]:
+        assert ip_address(pod["status"]["podIP"]) in ip_network("10.244.0.0/16")
 
 
 def test_pods_that_the_scheduler_placed_are_of_the_newest_template(kube: Cluster) -> None:
     for name in DAEMONSETS:
-        pods = kube.get("pods", "--namespace=kube-system", f"--selector=k8s-app={name}")["items"]
-        assert {pod["spec"]["nodeName"] for pod in pods} == set(kube.nodes)
-        assert {pod["metadata"]["labels"]["pod-template-generation"] for pod in pods} == {"1"}
+        items = kube.get("pods", "--namespace=kube-system", f"--selector=k8s-app={name}")["items"]
+        assert {pod["spec"]["nodeName"] for pod in items} == set(kube.nodes)
+        assert {pod["metadata"]["labels"]["pod-template-generation"] for pod in items} == {"1"}
 
 
-@pytest.fixture(scope="module")
-def pods(kube: Cluster) -> Iterator[list[Pod]]:
-    """The pods of a Deployment, two on each node."""
-    kube.kubectl("apply", "-f", manifest("web.yaml"))
-    rolled_out(kube, "web", kind="deployment", namespace="default")
-    names = [item["metadata"]["name"] for item in kube.get("pods", "--selector=app=web")["items"]]
-    yield [kube.pod(name) for name in names]
-    kube.kubectl("delete", "-f", manifest("web.yaml"), "--wait=true")
-
-
-def test_pods_of_a_deployment_reach_each_other(pods: list[Pod]) -> None:
-    assert len({pod.node.place.name for pod in pods}) == 3
-    for source in pods:
-        for target in pods:
-            assert fetch(source.network, f"http://{target.address()}/") == target.name, f"{source} to {target}"
-            if source is not target:
-                assert fetch(source.network, f"http://{target.address()}/cgi-bin/who") == str(source.address())
-
-
-def test_nodes_reach_pods_and_pods_reach_nodes(kube: Cluster, pods: list[Pod]) -> None:
+def test_the_chain_has_portmap_and_bandwidth(kube: Cluster) -> None:
     for node in kube.nodes.values():
-        for pod in pods:
-            assert fetch(node.network, f"http://{pod.address()}/") == pod.name
-            ping = pod.run(["ping", "-n", "-c", "1", "-W", "2", str(node.place.ipv4.ip)])
-            assert ping.returncode == 0, f"{pod.name} to {node.name}: {ping.stdout}"
+        (file,) = (node.root / "etc/cni/net.d").iterdir()  # nothing half-written beside it
+        conflist = json.loads(file.read_text())
+        assert [plugin["type"] for plugin in conflist["plugins"]] == ["calico-py", "portmap", "bandwidth"]
+        assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_service_is_served_by_all(kube: Cluster, pods: list[Pod]) -> None:
-    address = kube.get("service", "web")["spec"]["clusterIP"]
-    answers = {fetch(pods[0].network, f"http://{address}/") for _ in range(60)}
-    assert answers == {pod.name for pod in pods}
-
-
-def test_pods_appear_with_their_node_s_address_outside(kube: Cluster, pods: list[Pod]) -> None:
-    with who_server(kube) as url:
-        for pod in pods:
-            assert fetch(pod.network, url) == str(pod.node.place.ipv4.ip)
-
-
-def test_without_nat_nothing_comes_back_from_outside(kube: Cluster, pods: list[Pod]) -> None:
-    def set_nat(value: bool) -> None:
-        patch = json.dumps({"spec": {"natOutgoing": value}})
-        kube.kubectl("patch", "ippool", "default-ipv4-ippool", "--type=merge", f"--patch={patch}")
-
-    with who_server(kube) as url:
-        set_nat(False)
-        try:
-            wait_until(lambda: not fetch(pods[0].network, url), within=20, what="the pool's addresses are not hidden")
-        finally:
-            set_nat(True)
-        wait_until(lambda: fetch(pods[0].network, url), within=20, what="the pool's addresses are hidden again")
-
-
-def test_a_port_of_the_host_leads_to_its_pod(kube: Cluster) -> None:
-    kube.kubectl("apply", "-f", manifest("hostport.yaml"))
-    kube.kubectl("wait", "pod/hostport", "--for=condition=Ready", "--timeout=30s")
-    node = kube.pod("hostport").node.place
-    url = f"http://{node.ipv4.ip}:8088/"
-    assert fetch(kube.outside, url) == "hostport"
-    kube.kubectl("delete", "-f", manifest("hostport.yaml"))
-    assert not fetch(kube.outside, url)
-
-
-def test_bandwidth_annotations_are_obeyed(kube: Cluster) -> None:
-    """By the chained plugin's queues; kubelet allows a burst of 256 MB, so the rate itself cannot be waited for."""
-    kube.kubectl("apply", "-f", manifest("limited.yaml"))
-    kube.kubectl("wait", "pod/limited", "--for=condition=Ready", "--timeout=30s")
-    limited = kube.pod("limited")
-    assert limited.kube is not None
-    route = json.loads(limited.kube.run("ip", "-j", "route", "get", str(limited.address())))
-    queues = json.loads(limited.kube.run("tc", "-j", "qdisc", "show"))
-    rates = {queue["dev"]: 8 * queue["options"]["rate"] for queue in queues if queue["kind"] == "tbf"}
-    into = rates.pop(route[0]["dev"])
-    (out_of,) = rates.values()
-    assert (into, out_of) == (8_000_000, 16_000_000)
-    kube.kubectl("delete", "-f", manifest("limited.yaml"))
-
-
-def test_kubectl_exec_and_logs(kube: Cluster, pods: list[Pod]) -> None:
-    for pod in pods[:3]:
-        assert kube.kubectl("exec", pod.name, "--", "hostname").stdout.strip() == pod.name
-        assert kube.kubectl("logs", pod.name).stdout == "serving\n"
-
-
-def test_the_agent_s_status_is_asked_by_exec(kube: Cluster) -> None:
-    said = kube.kubectl("exec", "--namespace=kube-system", "ds/calico-node", "--", "calico-py", "status").stdout
-    assert re.search(r"^Ready +yes *$", said, re.MULTILINE), said
-
-
-def test_removal_leaves_nothing(kube: Cluster, installed: Installed) -> None:
-    agents = ("ds/calico-node", "ds/calico-py-speaker", "ds/calico-py-tunnel")
-    kube.kubectl("delete", "--namespace=kube-system", *agents, "--wait=true")
-    wait_until(lambda: not kube.get("pods", "--namespace=kube-system")["items"], what="the pods are gone")
-    kube.kubectl("apply", "-k", str(CHECKOUT / "deploy" / "uninstall"))
-    rolled_out(kube, "calico-py-cleanup")
-    kube.kubectl("delete", "-k", str(CHECKOUT / "deploy" / "uninstall"))
-    kube.kubectl("delete", "-k", str(CHECKOUT / "deploy"), "--ignore-not-found", "--wait=false")
+def test_the_executable_needs_nothing_of_its_host(kube: Cluster) -> None:
     for node in kube.nodes.values():
-        assert traces(node) == installed.traces[node.name], node.name
-    wait_until(lambda: not kube.ready_nodes(), within=60, what="the nodes are NotReady")
-    wait_until(lambda: "projectcalico.org" not in crds(kube), what="the CRDs are gone")
-    for item in kube.get("nodes")["items"]:
-        ours = [key for key in item["metadata"].get("annotations", {}) if "calico" in key]
-        assert ours == [], item["metadata"]["name"]
-        assert [key for key in item["metadata"]["labels"] if "calico" in key] == []
+        executable = node.root / "opt/cni/bin/calico-py"
+        assert not elf.needs_interpreter(executable)
+        said = node.run("env", "-i", "CNI_COMMAND=VERSION", "/opt/cni/bin/calico-py")
+        assert {"0.1.0", "0.3.1", "1.1.0"} <= set(json.loads(said)["supportedVersions"])
 
 
-def crds(kube: Cluster) -> str:
-    return kube.kubectl("get", "crds").stdout
+def test_the_image_has_the_executable_for_two_architectures(kube: Cluster) -> None:
+    node = next(iter(kube.nodes.values()))
+    shims = node.root / "proc" / pid_of(node, "node") / "root/opt/calico-py/shim"
+    assert {machine.name for machine in shims.iterdir()} == {"aarch64", "x86_64"}
+    for machine in shims.iterdir():
+        assert elf.machine(machine / "calico-py") == machine.name
+
+
+def status_of(node: Node, part: str) -> dict[str, str]:
+    """Fields of proc_pid_status(5)."""
+    lines = node.run("cat", f"/proc/{pid_of(node, part)}/status").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
