@@ -133,13 +133,16 @@ class Underlay:
         """The kernel's route for an intent.
 
         Raises:
-            UnresolvedError: the device is missing, or no route leads to a gateway.
+            UnresolvedError: the device is missing, no route leads to any gateway, or the destination is a network that
+                the node is connected to.
         """
         dst = intent.dst
+        if intent.route_class == RouteClass.BGP:
+            self._refuse_connected(dst)
         return Route(
             dst=dst,
             type=RouteType.BLACKHOLE if intent.route_class == RouteClass.BLACKHOLE else RouteType.UNICAST,
-            next_hops=tuple(sorted(self._next_hop(intent, via) for via in intent.via)),
+            next_hops=self._next_hops(intent),
             protocol=intent.protocol,
             metric=METRIC_IPV4 if dst.version == 4 else METRIC_IPV6,
         )
@@ -151,6 +154,27 @@ class Underlay:
         """
         link = self._links.get(intent.device)
         return link is None or link.kind != "tun" or link.running
+
+    def _refuse_connected(self, dst: Network) -> None:
+        """Ours would win over one with a metric, as NetworkManager and DHCP clients make them."""
+        own = self._by_length[dst.version].get(dst.prefixlen, {}).get(dst)
+        if own is not None and dst.prefixlen and own.next_hops and own.next_hops[0].gateway is None:
+            names = {link.ifindex: name for name, link in self._links.items()}
+            device = names.get(own.next_hops[0].ifindex, "a device of this node")
+            raise UnresolvedError(f"{dst} is connected to {device}: what a peer announces does not take its place")
+
+    def _next_hops(self, intent: RouteIntent) -> tuple[NextHop, ...]:
+        """Each once. One that cannot be reached is left out as long as another can (RFC 4271 9.1.2.1)."""
+        found: set[NextHop] = set()
+        problem: UnresolvedError | None = None
+        for via in intent.via:
+            try:
+                found.add(self._next_hop(intent, via))
+            except UnresolvedError as error:
+                problem = error
+        if problem is not None and not found:
+            raise problem
+        return tuple(sorted(found))
 
     def _next_hop(self, intent: RouteIntent, via: Address) -> NextHop:
         if intent.route_class == RouteClass.TUNNEL:

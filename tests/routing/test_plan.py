@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -171,6 +172,38 @@ def test_equal_cost_paths_make_one_route_with_sorted_hops() -> None:
     intent = Intent(destinations={BLOCK: Destination(BLOCK, (Candidate(both),))})
     (found,) = plan_routes(intent, LINKS, UNDERLAY).desired.values()
     assert found.next_hops == (NextHop(ETH0, NEAR), NextHop(ETH0, IP("192.168.1.14")))
+
+
+def test_a_next_hop_that_cannot_be_reached_takes_no_other_with_it() -> None:
+    """Its interface is down: it is no way any more (RFC 4271 9.1.2.1), but the other one is."""
+    lost = RouteIntent(BLOCK, RouteClass.BGP, (IP("172.16.0.5"), NEAR))
+    intent = Intent(destinations={BLOCK: Destination(BLOCK, (Candidate(lost),))})
+    assert list(plan_routes(intent, LINKS, [CONNECTED]).desired.values()) == [route(NEAR, ETH0, PROTO_BGP)]
+    alone = Intent(destinations={BLOCK: Destination(BLOCK, (way(RouteClass.BGP, "172.16.0.5"),))})
+    out = plan_routes(alone, LINKS, [CONNECTED])
+    assert not out.desired
+    assert "no route of this node leads to 172.16.0.5" in out.waiting[BLOCK]
+
+
+def test_next_hops_behind_one_router_are_one_way() -> None:
+    """IPv6 refuses a route that has a next hop twice (EEXIST)."""
+    both = RouteIntent(BLOCK, RouteClass.BGP, (FAR, IP("192.168.2.14")))
+    intent = Intent(destinations={BLOCK: Destination(BLOCK, (Candidate(both),))})
+    (found,) = plan_routes(intent, LINKS, UNDERLAY).desired.values()
+    assert found == route("192.168.1.1", ETH0, PROTO_BGP)
+
+
+def test_a_learned_route_does_not_take_the_place_of_a_connected_network() -> None:
+    """A router announces the nodes' own network, to which NetworkManager and DHCP clients give a metric."""
+    own = replace(CONNECTED, metric=100)
+    learned = RouteIntent(own.dst, RouteClass.BGP, (NEAR,))
+    intent = Intent(destinations={own.dst: Destination(own.dst, (Candidate(learned),))})
+    out = plan_routes(intent, LINKS, [own, DEFAULT])
+    assert not out.desired
+    assert "192.168.1.0/24 is connected to eth0" in out.waiting[own.dst]
+    default = RouteIntent(DEFAULT.dst, RouteClass.BGP, (NEAR,))
+    intent = Intent(destinations={DEFAULT.dst: Destination(DEFAULT.dst, (Candidate(default),))})
+    assert plan_routes(intent, LINKS, [own, replace(DEFAULT, metric=100)]).desired
 
 
 def peers(*addresses: object) -> Intent:
