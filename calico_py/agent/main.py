@@ -53,6 +53,7 @@ from calico_py.kube.backoff import Backoff
 from calico_py.kube.client import KubeStore, connect
 from calico_py.model.folders import RUN, STATE
 from calico_py.model.kernel import Addr, Kernel
+from calico_py.model.kinds import IP_POOLS
 from calico_py.model.store import StoreError
 from calico_py.routing.pools import select_pools
 from calico_py.trouble import Trouble
@@ -60,6 +61,7 @@ from calico_py.trouble import Trouble
 log = logging.getLogger(__name__)
 
 _READY_POLL = 0.1  # seconds
+_POOLS_SECONDS = 5.0  # for a pool that was made to come back by the watch
 _DRAIN_SECONDS = 3.0  # for the handles that are written behind the answers
 
 
@@ -263,6 +265,8 @@ async def _start(agent: Parts) -> None:
             )
             for problem in agent.env_problems:
                 log.warning("%s", problem.message)
+            await _see_pools(agent)
+            agent.pools_settled = True
             await introduce_cluster(agent.store, guid=secrets.token_hex(16))
         except StoreError as error:
             trouble.tell("the environment's pools are not looked after yet", error)
@@ -273,6 +277,15 @@ async def _start(agent: Parts) -> None:
     # What is there by now stays: a collection that walks through all of it would hold up an ADD for tens of ms.
     gc.collect()
     gc.freeze()
+
+
+async def _see_pools(agent: Parts) -> None:
+    """What was made just now comes back by the watch: a pod that is faster would lack a family for all its life."""
+    made = {pool.name for pool in (await agent.store.list(IP_POOLS)).items}
+    for _ in range(round(_POOLS_SECONDS / _READY_POLL)):
+        if made <= agent.view.pools.objects.keys():
+            return
+        await asyncio.sleep(_READY_POLL)
 
 
 async def _install_conflist(agent: Parts) -> None:

@@ -30,6 +30,7 @@ class Parts:
     Attributes:
         server: address of the API server, for people.
         env_problems: where pools differ from the environment.
+        pools_settled: those that the environment makes have been made, and seen.
         reactions: called when anything that is watched changed, but for addresses in blocks that route nothing else;
             they must not block. block_reactions: called when a block changed.
     """
@@ -48,6 +49,7 @@ class Parts:
     wiring: NetlinkPodWiring
     loop: Loop
     env_problems: tuple[Problem, ...] = field(default=())
+    pools_settled: bool = False
     reactions: list[Callable[[], None]] = field(default_factory=list)
     block_reactions: list[Callable[[], None]] = field(default_factory=list)
 
@@ -84,6 +86,8 @@ class Parts:
             return self.own.problem
         if not self.has_node:
             return f"Node {self.config.node} does not exist any more: stop this agent, or let the kubelet make it again"
+        if not self.pools_settled:
+            return "the environment's pools are not looked after yet"
         if not self.families():
             return "no IPPool serves this node: create one, or set CALICO_IPV4POOL_CIDR"
         return ""
