@@ -72,7 +72,8 @@ class Learner:
             deadline = self._rib.deadline()
             wait = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                await asyncio.wait_for(self._wake.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
             except TimeoutError:
                 self._rib.expire(time.monotonic())
                 self._on_change()

@@ -128,7 +128,9 @@ class Loop:
     async def _due(self) -> None:
         """Return when a pass is due: something changed, something failed, or a receiver's time is up."""
         try:
-            await asyncio.wait_for(self._dirty.wait(), self._patience())
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
+            async with asyncio.timeout(self._patience()):
+                await self._dirty.wait()
         except TimeoutError:
             return
         await asyncio.sleep(self._pause)

@@ -111,7 +111,8 @@ class OwnAddress:
             if self._node is not None:
                 await self._choose(self._node)
             try:
-                await asyncio.wait_for(self._look.wait(), due - loop.time())
+                async with asyncio.timeout_at(due):
+                    await self._look.wait()
             except TimeoutError:
                 continue
 

@@ -268,3 +268,16 @@ async def test_a_restart_after_the_withdrawal_leaves_the_receiver_open(
         assert loop.last is not None
         assert loop.last.receiver.open
         await until(lambda: loop.last is not None and not loop.last.receiver.open)
+
+
+async def test_an_end_that_comes_together_with_a_change_is_obeyed(node: OneNode) -> None:
+    """While a receiver lingers the loop waits for a change or for its time, whichever is first."""
+    await node.prepare(EncapMode.ALWAYS)
+    async with asyncio.timeout(30):
+        async with node.agent() as loop:
+            await until(lambda: NODE_IPV4_IPIP_TUNNEL in node.view.nodes.objects[ME].meta.annotations)
+            await node.set_mode(EncapMode.NEVER)
+            await until(lambda: loop.last is not None and loop.last.receiver.deadline is not None)
+            await node.quiet()
+            loop.mark()
+            await asyncio.sleep(0)
