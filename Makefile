@@ -11,9 +11,9 @@ PYTEST := $(BIN)/pytest
 
 DEMO_PACKAGES := gcc libc6-dev python3-venv iproute2 nftables tcpdump iputils-ping util-linux
 IMAGE_PACKAGES := mmdebstrap python3-venv
-TEST_PACKAGES := $(DEMO_PACKAGES) $(IMAGE_PACKAGES) bird2 busybox-static conntrack containerd containernetworking-plugins cpio etcd-server iperf3 iptables kmod procps qemu-system-x86 qemu-user runc
+TEST_PACKAGES := $(DEMO_PACKAGES) $(IMAGE_PACKAGES) bird2 busybox-static conntrack containerd containernetworking-plugins cpio etcd-server iperf3 iptables kmod libfaketime procps qemu-system-x86 qemu-user runc
 
-.PHONY: help demo demo-kube image test test-cluster soak check lint bench docs clean packages-demo packages-image packages-test kubectl go
+.PHONY: help demo demo-kube image test test-cluster test-calicoctl soak check lint bench docs clean packages-demo packages-image packages-test kubectl go
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: packages-test $(VENV)/.dev kubectl go ## every test but those of test-clus
 
 test-cluster: packages-test $(VENV)/.dev kubectl go ## deploy/ on real Kubernetes: kubelets and containerd (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/cluster $(ARGS)
+
+test-calicoctl: packages-test $(VENV)/.dev kubectl go ## a calicoctl that CALICOCTL=PATH names, on data that agents wrote (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/lab/with_calicoctl.py $(ARGS)
 
 soak: $(VENV)/.dev ## the random simulation of mode changes, with a thousand seeds; no root
 	@SEEDS=1000 $(PYTEST) tests/property/test_mode_changes.py $(ARGS)

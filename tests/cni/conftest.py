@@ -1,6 +1,9 @@
 """A node with the real shim, the real server and the real kernel; addresses come from a fake."""
 
 import asyncio
+import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,7 +17,9 @@ from calico_py.cni.server import Server
 from calico_py.cni.verbs import Addresses, Plugin, Surroundings
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.model.net import Family
+from tests.cni.real_agent import RealAgent, faulty
 from tests.cni.runtime import Runtime
+from tests.contract.servers import embedded
 from tests.fakes.addresses import FakeAddresses
 from tests.netns.namespaces import Namespace, host_namespace
 
@@ -104,3 +109,16 @@ def absent_agent(runtime: Runtime, host: Namespace) -> Agent:
 async def agent(absent_agent: Agent) -> AsyncIterator[Agent]:
     async with absent_agent.serving():
         yield absent_agent
+
+
+@pytest.fixture
+async def real_agent(host: Namespace, runtime: Runtime) -> AsyncIterator[RealAgent]:
+    """`calico-py node` before an embedded API server whose faults are off; not running yet."""
+    del host
+    folder = Path(tempfile.mkdtemp(prefix=f"cpy{os.getpid()}-api-"))
+    try:
+        with embedded(folder) as api:
+            async with faulty(api) as proxy:
+                yield RealAgent(runtime, proxy)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
