@@ -13,11 +13,11 @@ from pathlib import Path
 from calico_py.dataplane.ipip import IPIPReconciler, IPIPStatus
 from calico_py.dataplane.nft import NftReconciler
 from calico_py.dataplane.plan import RoutePlan, plan_routes, sweep_rule
-from calico_py.dataplane.routes import RouteReconciler
+from calico_py.dataplane.routes import RouteReconciler, is_ours
 from calico_py.dataplane.sysctls import SysctlKeeper, Touched, wanted_settings
 from calico_py.model.bgp import LearnedRoutes
-from calico_py.model.intent import Intent, RouteIntent
-from calico_py.model.kernel import Addr, Kernel, KernelEvent, Link, Route, RouteKey
+from calico_py.model.intent import PROTO_BOOT, Intent, RouteIntent
+from calico_py.model.kernel import TABLE_MAIN, Addr, Kernel, KernelEvent, Link, Route, RouteKey
 from calico_py.model.names import IPIP_DEVICE, WORKLOAD_PREFIX
 from calico_py.model.net import Address, Network
 
@@ -121,14 +121,20 @@ class Dataplane:
 def _is_underlay(event: KernelEvent) -> bool:
     """Whether a foreign change may move the way to another node: not those that every new device of a pod brings.
 
-    These are the device, host routes, and what the kernel gives it for IPv6.
+    These are the device, its host routes, and what the kernel gives it for IPv6.
     """
     match event.object:
         case Link(name=name):
             return not name.startswith(WORKLOAD_PREFIX)
-        case Route(dst=dst):
-            return dst.prefixlen < dst.max_prefixlen and dst not in _EVERY_DEVICES
+        case Route() as route:
+            return route.table == TABLE_MAIN and not (is_ours(route) or _is_of_a_pod(route))
         case Addr(interface=interface):
             return interface.network.prefixlen < interface.max_prefixlen and interface.network not in _EVERY_DEVICES
         case _:
             return False
+
+
+def _is_of_a_pod(route: Route) -> bool:
+    """Whether it may be one of a pod's device. Another host route may be the way to a node or to a router."""
+    host = route.dst.prefixlen == route.dst.max_prefixlen and route.protocol == PROTO_BOOT
+    return route.dst in _EVERY_DEVICES or (host and all(hop.gateway is None for hop in route.next_hops))
