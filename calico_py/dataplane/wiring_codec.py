@@ -35,6 +35,7 @@ _U64 = struct.Struct("=Q")
 _IFF_UP = 0x1
 # IFLA_
 _ADDRESS, _IFNAME, _MTU, _LINK, _LINKINFO, _IFALIAS, _AF_SPEC, _GROUP, _NET_NS_FD = 1, 3, 4, 5, 18, 20, 26, 27, 28
+_NUM_TX_QUEUES, _NUM_RX_QUEUES = 31, 32
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_INFO_PEER = 1
 _INET_CONF = 1  # IFLA_INET_CONF
@@ -80,11 +81,14 @@ def pack_veth(host: End, peer: End, netns: int, seq: int, flags: int) -> bytes:
 
 
 def _pack_end(end: End) -> bytes:
+    """One queue each way, as Calico has it: else the kernel makes one for each CPU, with its objects in sysfs."""
     return b"".join(
         (
             nlmsg.pack_string(_IFNAME, end.name),
             nlmsg.pack_attr(_ADDRESS, _mac(end.mac)),
             nlmsg.pack_u32(_MTU, end.mtu),
+            nlmsg.pack_u32(_NUM_TX_QUEUES, 1),
+            nlmsg.pack_u32(_NUM_RX_QUEUES, 1),
         )
     )
 
