@@ -66,7 +66,13 @@ def _never(_: _Mark) -> dict[str, Any]:
 
 
 _MARKS: Kind[_Mark] = Kind(
-    IPAM_BLOCKS.kind, IPAM_BLOCKS.group, IPAM_BLOCKS.version, IPAM_BLOCKS.plural, _decode, _never
+    IPAM_BLOCKS.kind,
+    IPAM_BLOCKS.group,
+    IPAM_BLOCKS.version,
+    IPAM_BLOCKS.plural,
+    _decode,
+    _never,
+    page_size=IPAM_BLOCKS.page_size,
 )
 
 

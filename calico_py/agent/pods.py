@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 from calico_py.ipam.garbage import PodName, PodView
-from calico_py.model.kinds import decode_meta
+from calico_py.model.kinds import PAGE_SIZE, decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.net import Address
 from calico_py.model.store import EventType, Json, Kind, Store
@@ -45,7 +45,7 @@ def _never(_: _Pod) -> dict[str, Any]:
     raise AssertionError("pods are only read")
 
 
-_PODS: Kind[_Pod] = Kind("Pod", "", "v1", "pods", _decode, _never, namespaced=True)
+_PODS: Kind[_Pod] = Kind("Pod", "", "v1", "pods", _decode, _never, namespaced=True, page_size=PAGE_SIZE)
 
 
 class Pods:

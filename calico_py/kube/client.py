@@ -33,10 +33,11 @@ class KubeStore:
     """A Store over HTTP.
 
     Lists ask for all objects at once and for no resourceVersion: from Kubernetes 1.31 on the server then answers
-    consistently from its watch cache, where a page limit would send every list of every node to etcd.
+    consistently from its watch cache, where a page limit would send every list of every node to etcd. Whole lists of
+    kinds with a page size of their own are the leader's, or rare.
 
     Args:
-        page_size: objects a page, 0 for all at once.
+        page_size: objects a page of every list, 0 for all at once.
     """
 
     def __init__(self, transport: Transport, *, page_size: int = 0) -> None:
@@ -57,8 +58,8 @@ class KubeStore:
 
     async def _list(self, kind: Kind[R], labels: str, fields: str) -> Listing[R]:
         query = _selectors(labels, fields)
-        if self._page_size:
-            query["limit"] = str(self._page_size)
+        if limit := self._page_size or (0 if query else kind.page_size):
+            query["limit"] = str(limit)
         path = _path(kind, kind.namespace)
         items: list[R] = []
         invalid: list[Invalid] = []

@@ -27,6 +27,8 @@ from calico_py.model.nodes import Node, Sending
 from calico_py.model.pools import AllowedUse, EncapMode, IPPool
 from calico_py.model.store import Json, Kind
 
+PAGE_SIZE = 500  # kubectl's; some 4 MB of JSON of pods or blocks
+
 E_ = TypeVar("E_", bound=StrEnum)
 I_ = TypeVar("I_", IPv4Interface, IPv6Interface)
 T_ = TypeVar("T_")
@@ -447,14 +449,16 @@ def _encode_node(node: Node) -> dict[str, Any]:
     return out
 
 
-def _calico(kind: str, plural: str, decode: Any, encode: Any) -> Kind[Any]:
-    return Kind(kind, names.GROUP, names.VERSION, plural, decode, encode)
+def _calico(kind: str, plural: str, decode: Any, encode: Any, *, page_size: int = 0) -> Kind[Any]:
+    return Kind(kind, names.GROUP, names.VERSION, plural, decode, encode, page_size=page_size)
 
 
 IP_POOLS: Kind[IPPool] = _calico("IPPool", "ippools", _decode_pool, _encode_pool)
 BLOCK_AFFINITIES: Kind[BlockAffinity] = _calico("BlockAffinity", "blockaffinities", _decode_affinity, _encode_affinity)
-IPAM_BLOCKS: Kind[IPAMBlock] = _calico("IPAMBlock", "ipamblocks", _decode_block, _encode_block)
-IPAM_HANDLES: Kind[IPAMHandle] = _calico("IPAMHandle", "ipamhandles", _decode_handle, _encode_handle)
+IPAM_BLOCKS: Kind[IPAMBlock] = _calico("IPAMBlock", "ipamblocks", _decode_block, _encode_block, page_size=PAGE_SIZE)
+IPAM_HANDLES: Kind[IPAMHandle] = _calico(
+    "IPAMHandle", "ipamhandles", _decode_handle, _encode_handle, page_size=PAGE_SIZE
+)
 IPAM_CONFIGURATIONS: Kind[IPAMConfiguration] = _calico(
     "IPAMConfiguration", "ipamconfigurations", _decode_ipam_configuration, _encode_ipam_configuration
 )

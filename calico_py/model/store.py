@@ -21,6 +21,8 @@ class Kind(Generic[R]):
     Attributes:
         metadata_only: list and watch ask for PartialObjectMetadata; decode sees metadata alone.
         namespace: where not empty, lists and watches are confined to that namespace.
+        page_size: objects a page where all are listed, 0 for all at once: of a kind that has one for each pod or block
+            of the cluster, a whole list as JSON would be gigabytes.
         decode: whole object as JSON to the type; raises InvalidError naming the field.
         encode: the type to a whole object; metadata without what the server owns.
     """
@@ -34,6 +36,7 @@ class Kind(Generic[R]):
     namespaced: bool = False
     metadata_only: bool = False
     namespace: str = ""
+    page_size: int = 0
 
     @property
     def api_version(self) -> str:
