@@ -1,7 +1,8 @@
 """ADD and DEL as a runtime sees them: whole processes, real agents, a real kube-apiserver; beside ptp with host-local.
 
 Three nodes of a lab: one with warm addresses, one without, and one whose agent is stopped, for Debian's ptp. Their
-calls alternate, with a pause in which what goes on behind an answer ends, so that it is in nobody's way.
+calls alternate, with a pause in which what goes on behind an answer ends, so that it is in nobody's way. The shim is
+built as for the image.
 
 As ``bench_pods.py drive`` it is the runtime inside a node: makes the pods' namespaces, spawns plugins, times them.
 """
@@ -10,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -26,7 +28,9 @@ from typing import Any, Self
 
 import pytest
 
+from calico_py.cni.installer import ensure_shim
 from calico_py.lab import agents, lifecycle, objects, readiness
+from calico_py.lab.cache import cache_directory
 from calico_py.lab.live import LiveLab
 from calico_py.lab.nodes import LiveNode
 from calico_py.lab.topology import ApiServer, LabSpec
@@ -173,7 +177,7 @@ def nodes(lab: LiveLab) -> Iterator[tuple[Node, Node, Node]]:
     ours = {"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "calico-py"}
     ipam = {"type": "host-local", "subnet": "10.65.0.0/16", "dataDir": "/run/host-local"}
     theirs = {"cniVersion": "1.0.0", "name": "ptp", "type": "ptp", "ipam": ipam}
-    shim = "/opt/cni/bin/calico-py"
+    shim = str(ensure_shim(cache_directory(os.environ) / "shim", target=f"{platform.machine()}-linux-musl"))
     one, two, three = lab.nodes
     with (
         Node(WARM, shim, ours, _runtime(one)) as warm,
