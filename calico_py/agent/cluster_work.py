@@ -4,6 +4,7 @@ Problems of objects that all nodes see are told by the leader alone; those of th
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -44,6 +45,7 @@ class ClusterWork:
             nodes=lambda: list(parts.view.nodes.objects),
             pods=pods.list,
             now=lambda: datetime.now(UTC),
+            clock=time.monotonic,
         )
 
         self.leader = Leader(

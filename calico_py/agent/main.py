@@ -11,8 +11,9 @@ import logging
 import os
 import secrets
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -164,7 +165,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         Journal(JournalFile(STATE / "journal")),
         base=agent.config.warm_addresses,
         families=agent.families,
-        now=lambda: datetime.now(UTC),
+        now=_steady_clock(),
         has_node=lambda: agent.has_node,
     )
     plugin = Plugin(
@@ -242,6 +243,12 @@ def _observe_cni(metrics: Metrics) -> Callable[[str, int, float], None]:
         metrics.cni_seconds.labels(verb, str(code) if code else "ok").observe(seconds)
 
     return observe
+
+
+def _steady_clock() -> Callable[[], datetime]:
+    """A time that goes on evenly when somebody sets the machine's: for what begins and ends in this process."""
+    start, began = datetime.now(UTC), time.monotonic()
+    return lambda: start + timedelta(seconds=time.monotonic() - began)
 
 
 async def _watch(agent: Parts) -> None:

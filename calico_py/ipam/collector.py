@@ -54,6 +54,8 @@ class Collector:
         allocator: the leader's own, for its writes.
         nodes: names of all nodes, from a watch that is in-sync.
         pods: all pods that are not on the host's network, as the API has them at the time of the call.
+        now: the time, with a timezone, as addresses are marked with it.
+        clock: seconds of a clock that nobody sets, for grace periods; None: that of ``now``.
     """
 
     def __init__(
@@ -64,12 +66,15 @@ class Collector:
         nodes: Callable[[], Collection[str]],
         pods: Callable[[], Awaitable[Mapping[PodName, PodView]]],
         now: Callable[[], datetime],
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._allocator = allocator
         self._nodes = nodes
         self._pods = pods
         self._now = now
+        self._clock = clock or (lambda: now().timestamp())
+        self._looked = now(), self._clock()
         self._memory: Memory = {}
 
     async def collect(self, *, grace: timedelta = DEFAULT_GRACE) -> Collected:
@@ -85,7 +90,8 @@ class Collector:
         affinities = (await self._store.list(BLOCK_AFFINITIES)).items
         standing = [block for block in found if not block.deleted]
         view = View(standing, self._living_nodes(), await self._pods(), handles, affinities)
-        judgement = judge(view, self._memory, now=self._now(), grace=grace, cooldown=self._allocator.cooldown)
+        now = self._now()
+        judgement = judge(view, self._remember(now), now=now, grace=grace, cooldown=self._allocator.cooldown)
         self._memory = judgement.memory
         released = await self._release(view, judgement)
         await _some_at_once(self._tidy, judgement.tidy)
@@ -107,6 +113,13 @@ class Collector:
             kept_by=judgement.kept_by,
             cools_in=cools_in,
         )
+
+    def _remember(self, now: datetime) -> Memory:
+        """The memory, moved along with the time where somebody has set it: a grace period must really pass."""
+        (before, seconds_before), seconds = self._looked, self._clock()
+        self._looked = now, seconds
+        step = now - before - timedelta(seconds=seconds - seconds_before)
+        return {subject: since + step for subject, since in self._memory.items()}
 
     def _living_nodes(self) -> frozenset[str]:
         nodes = frozenset(self._nodes())

@@ -58,7 +58,7 @@ class WarmAddresses:
     Args:
         base: how many addresses of each family to keep; 0 keeps none and leaves everything to the allocator.
         families: those that pods of this node get.
-        now: the time, with a timezone.
+        now: the time, with a timezone, of a clock that nobody sets.
         has_node: whether the node has a Node object. Of one that was deleted the leader frees all addresses: what
             this agent claimed again it would free again, for ever.
     """

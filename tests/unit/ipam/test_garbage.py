@@ -244,6 +244,25 @@ async def test_what_was_a_deleted_nodes_cools_down_from_its_deletion_on() -> Non
     assert (found.unsettled, found.cools_in) == (0, None)
 
 
+@pytest.mark.parametrize("step", [86_400, -86_400])
+async def test_a_clock_that_somebody_sets_shortens_no_grace_period_and_lengthens_none(step: int) -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/16")])
+    leader, passed = Leader(cluster), 0
+    leader.collector._clock = lambda: passed
+    (got,) = await leader.allocator.assign(AssignRequest("k8s-pod-network.c0", {"namespace": "default", "pod": "gone"}))
+    leader.collector._looked = cluster.now, 0
+    assert (await leader.collector.collect()).released.released == ()
+    cluster.advance(step)
+    assert (await leader.collector.collect()).released.released == ()
+    for seconds in (450, 449):
+        passed += seconds
+        cluster.advance(seconds)
+        assert (await leader.collector.collect()).released.released == ()
+    passed += 1
+    cluster.advance(1)
+    assert (await leader.collector.collect()).released.released == (got.address,)
+
+
 async def test_a_node_that_is_back_before_the_release_keeps_its_pods_addresses() -> None:
     cluster = IPAMCluster([pool("10.0.0.0/16")])
     leader = Leader(cluster)
