@@ -195,10 +195,8 @@ class _Parser:
     def _set(self) -> frozenset[str]:
         self._expect("sign", "{")
         values: set[str] = set()
-        if self._accept("sign", "}"):
-            return frozenset()
-        while True:
-            values.add(self._expect("literal"))
+        while self._peek().kind == "literal":  # as in Calico a comma may follow the last one
+            values.add(self._next().text)
             if not self._accept("sign", ","):
                 break
         self._expect("sign", "}")

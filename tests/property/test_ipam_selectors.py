@@ -32,7 +32,7 @@ def trees(draw: st.DrawFn, depth: int = 3) -> tuple[str, tuple[object, ...]]:
     if kind in (4, 5):
         values = draw(st.lists(VALUE, max_size=3))
         operator = draw(st.sampled_from(["in", "not in"]))
-        spelled = ", ".join([draw(quoted(v)) for v in values])
+        spelled = ", ".join([draw(quoted(v)) for v in values]) + draw(st.sampled_from(["", ","] if values else [""]))
         return f"{label} {operator} {{{spelled}}}", (operator, label, tuple(values))
     if kind == 6:
         text, inner = draw(trees(depth - 1))
