@@ -224,11 +224,15 @@ def answers(made: Cluster) -> bool:
     return done.returncode == 0
 
 
-def wait_until(condition: Callable[[], object], *, within: float = 60.0, what: str = "") -> float:
-    """Wait for a condition; the seconds that it took."""
+def wait_until(
+    condition: Callable[[], object], *, within: float = 60.0, what: str = "", look: Sequence[Path] = ()
+) -> float:
+    """Wait for a condition; the seconds that it took. A failure tells the ends of the logs to look at."""
     begun = time.monotonic()
     while not condition():
-        assert time.monotonic() - begun < within, f"not within {within:.0f} s: {what}"
+        if time.monotonic() - begun > within:
+            ends = "".join(f"\n{log}:\n{log.read_text(errors='replace')[-1500:]}" for log in look)
+            raise AssertionError(f"not within {within:.0f} s: {what}{ends}")
         time.sleep(0.2)  # most conditions cost a process of kubectl
     return time.monotonic() - begun
 
@@ -304,8 +308,7 @@ def _start(made: Cluster, images: Callable[[], Sequence[Path]]) -> None:
     made.kubectl("create", "-f", "-", stdin=settings.KUBEADM_CONFIG)
     _spread_images(made, images())
     for node in made.nodes.values():
-        made.start(f"{node.name}-containerd")
-    for node in made.nodes.values():
+        _start_containerd(made, node)
         authority = "etc/kubernetes/authority.crt"
         (node.root / authority).write_bytes(made.plan.authority.read_bytes())
         write_kubeconfig(
@@ -313,14 +316,17 @@ def _start(made: Cluster, images: Callable[[], Sequence[Path]]) -> None:
         )
         made.start(f"{node.name}-kubelet")
         made.start(f"{node.name}-kube-proxy")
-    wait_until(lambda: len(made.get("nodes")["items"]) == len(made.nodes), what="nodes register themselves")
+    wait_until(
+        lambda: len(made.get("nodes")["items"]) == len(made.nodes),
+        what="nodes register themselves",
+        look=[made.log(f"{name}-kubelet") for name in made.nodes],
+    )
 
 
 def _spread_images(made: Cluster, images: Sequence[Path]) -> None:
     """Import once; the other nodes share the files, which are only read, and get copies of the two databases."""
     first, *others = made.nodes.values()
-    made.start(f"{first.name}-containerd")
-    wait_until((first.root / settings.SOCKET.lstrip("/")).exists, what="containerd listens")
+    _start_containerd(made, first)
     for archive in images:
         import_image(first, archive)
     made.stop(f"{first.name}-containerd", signal.SIGTERM)
@@ -332,6 +338,15 @@ def _spread_images(made: Cluster, images: Sequence[Path]) -> None:
             content = database.read_bytes()
             database.unlink()
             database.write_bytes(content)
+
+
+def _start_containerd(made: Cluster, node: Node) -> None:
+    """A kubelet that finds none ends, and here is no systemd that starts it again."""
+    process = f"{node.name}-containerd"
+    log = made.log(process)
+    log.unlink(missing_ok=True)
+    made.start(process)
+    wait_until(lambda: "successfully booted" in log.read_text(), what=f"{process} is there", look=[log])
 
 
 def _prepare(made: Cluster, node: Node) -> None:
@@ -356,7 +371,7 @@ def _wait_for_api(made: Cluster) -> None:
     certificate = made.plan.authority
     wait_until(certificate.exists, what="kube-apiserver makes its certificate")
     write_kubeconfig(made.kubectl.kubeconfig, made.plan.url, token=made.plan.token, authority=certificate)
-    wait_until(lambda: answers(made), what=f"kube-apiserver is ready; see {made.log('kube-apiserver')}")
+    wait_until(lambda: answers(made), what="kube-apiserver is ready", look=[made.log("kube-apiserver")])
 
 
 def import_image(node: Node, archive: Path) -> None:
