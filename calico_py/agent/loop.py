@@ -25,7 +25,7 @@ from calico_py.dataplane.ipip import Engine
 from calico_py.model.bgp import LearnedRoutes
 from calico_py.model.cluster import ClusterState, Local
 from calico_py.model.intent import Intent, RouteClass, RouteIntent
-from calico_py.model.kernel import Addr, Kernel, Link
+from calico_py.model.kernel import Addr, Kernel, Link, RouteKey
 from calico_py.model.kinds import encode_sending
 from calico_py.model.names import (
     IPIP_DEVICE,
@@ -45,6 +45,7 @@ DEBOUNCE = 0.01  # seconds: a burst of events is one pass
 LONGEST_PASS = 180.0  # seconds, beyond everything that a pass waits for; with 10,000 routes it takes one
 LONGEST_PAUSE = 0.5  # seconds; up to this a pass is followed by a pause of its own length, for all that is not a pass
 RETRY = 1.0  # seconds after a pass that left something undone
+LONGEST_RETRY = 30.0  # seconds; so far that grows, by doubling, while the same stays undone and nothing else happens
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Loop:
         self._kernel_tunnel = False
         self._sending: Mapping[str, Sending] | None = None
         self._pause = DEBOUNCE
+        self._retry = RETRY
         self._began: float | None = None
         self._dirty = asyncio.Event()
 
@@ -140,7 +142,7 @@ class Loop:
             return RETRY  # without a pass no receiver takes its step, however long its time is up
         waits = []
         if self.last is not None and (self.last.applied.failures or self.last.applied.problems):
-            waits.append(RETRY)
+            waits.append(self._retry)
         if self._receiver is not None and self._receiver.deadline is not None:
             waits.append(max(0.0, self._receiver.deadline - time.monotonic()))
         return min(waits, default=None)
@@ -167,6 +169,8 @@ class Loop:
         own = self._own.addresses()
         applied = await self._dataplane.apply(intent, learned, own)
         self.observe(computed - started, time.monotonic() - computed, bool(applied.failures or applied.problems))
+        same = self.last is not None and _undone(self.last.applied) == _undone(applied)
+        self._retry = min(2 * self._retry, LONGEST_RETRY) if same else RETRY
         self.last = Pass(state, learned, intent, applied, receiver)
         self._publish(self.last)
         self._speaker.set(peers=intent.peers, advertisements=intent.advertisements)
@@ -260,6 +264,11 @@ class Loop:
 
 def _unobserved(_compute: float, _apply: float, _undone: bool) -> None:
     """Nobody measures."""
+
+
+def _undone(applied: Applied) -> tuple[Mapping[RouteKey, str], tuple[str, ...]]:
+    """What a pass left undone, as sentences."""
+    return applied.failures, applied.problems
 
 
 def _is_announced(me: Node) -> bool:

@@ -185,6 +185,25 @@ async def test_passes_take_half_of_the_time_at_most(node: OneNode, monkeypatch: 
         assert passes <= 6
 
 
+async def test_what_cannot_be_done_is_tried_ever_less(node: OneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One foreign route on a key of ours may stay for ever; at 10,000 routes a pass takes a second."""
+    monkeypatch.setattr("calico_py.agent.loop.RETRY", 0.05)
+    monkeypatch.setattr("calico_py.agent.loop.LONGEST_RETRY", 0.4)
+    await node.prepare(EncapMode.NEVER)
+    node.kernel.fail_next(errno.EINVAL, 1000, NftTable)
+    async with node.agent() as loop:
+        await until(lambda: loop.last is not None and bool(loop.last.applied.problems))
+        before = node.passes
+        await asyncio.sleep(1.5)
+        assert 2 <= node.passes - before <= 10
+        node.kernel.fail_no_more()
+        node.kernel.fail_next(errno.EBUSY, 1000, NftTable)
+        await until(lambda: loop.last is not None and "busy" in loop.last.applied.problems[0])
+        before = node.passes
+        await asyncio.sleep(0.3)
+        assert node.passes - before >= 2, "another failure is tried again as soon as the first was"
+
+
 async def test_a_receiver_whose_withdrawal_was_not_heard_stays_open(
     node: OneNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
