@@ -91,7 +91,9 @@ class Collector:
         standing = [block for block in found if not block.deleted]
         view = View(standing, self._living_nodes(), await self._pods(), handles, affinities)
         now = self._now()
-        judgement = judge(view, self._remember(now), now=now, grace=grace, cooldown=self._allocator.cooldown)
+        memory, cooldown = self._remember(now), self._allocator.cooldown
+        # In a thread: over the addresses of thousands of nodes it takes seconds, in which this node's pods want theirs.
+        judgement = await asyncio.to_thread(judge, view, memory, now=now, grace=grace, cooldown=cooldown)
         self._memory = judgement.memory
         released = await self._release(view, judgement)
         await _some_at_once(self._tidy, judgement.tidy)

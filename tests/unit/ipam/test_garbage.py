@@ -1,5 +1,7 @@
 """Which addresses the leader may release, when, and never."""
 
+import asyncio
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -7,7 +9,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from calico_py.ipam import blocks
+from calico_py.ipam import blocks, collector
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.collector import Collector
 from calico_py.ipam.garbage import Judgement, Memory, PodName, PodView, View, judge
@@ -222,6 +224,22 @@ async def test_the_leader_clears_up_after_a_deleted_node() -> None:
     assert not await cluster.blocks()
     assert not await cluster.affinities()
     assert not await cluster.handles()
+
+
+async def test_what_is_leaked_is_judged_beside_what_else_the_agent_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pods of the leader's node get addresses meanwhile."""
+    leader, assigned = Leader(IPAMCluster([pool("10.0.0.0/16")])), threading.Event()
+    await leader.allocator.assign(workload("c1"))
+
+    def judge_long(*args: object, **kwargs: object) -> Judgement:
+        assert assigned.wait(10), "an ADD waited for the collection"
+        return judge(*args, **kwargs)  # type: ignore[arg-type]  # as they came
+
+    monkeypatch.setattr(collector, "judge", judge_long)
+    collecting = asyncio.create_task(leader.collector.collect())
+    await leader.allocator.assign(workload("c2"))
+    assigned.set()
+    assert (await collecting).candidates
 
 
 async def test_what_was_a_deleted_nodes_cools_down_from_its_deletion_on() -> None:
