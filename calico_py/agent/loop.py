@@ -38,6 +38,7 @@ from calico_py.model.net import Family, Network, family
 from calico_py.model.nodes import Node, Sending
 from calico_py.model.speaker import Speaker
 from calico_py.routing.compute import compute_intent
+from calico_py.routing.mesh import as_number
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ class Loop:
         self._publish(self.last)
         self._speaker.set(peers=intent.peers, advertisements=intent.advertisements)
         identity = Identity(
-            as_number=next((peer.local_as for peer in intent.peers), state.bgp.as_number),
+            as_number=as_number(state, state.nodes[self._config.node]),
             router_ids=frozenset(peer.router_id for peer in intent.peers),
             addresses=own,
         )

@@ -30,11 +30,15 @@ class ProgramClusterRoutes(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BGPConfiguration:
-    """Object ``default``, or ``node.NAME`` for one node."""
+    """Object ``default``, or ``node.NAME`` for one node.
+
+    Attributes:
+        as_number, listen_port: None where the object does not say: the object ``default`` does, or Calico's default.
+    """
 
     meta: Meta
-    as_number: int = DEFAULT_AS
-    listen_port: int = DEFAULT_PORT
+    as_number: int | None = None
+    listen_port: int | None = None
     mesh_enabled: bool = True
     program_cluster_routes: ProgramClusterRoutes | None = None
 

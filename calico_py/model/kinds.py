@@ -296,19 +296,19 @@ def _decode_bgp_configuration(obj: Json) -> BGPConfiguration:
     spec = obj.get("spec") or {}
     return BGPConfiguration(
         meta=decode_meta(obj),
-        as_number=parse_as_number(spec.get("asNumber"), field="spec.asNumber") or 64512,
-        listen_port=_int(spec, "listenPort", 179),
+        as_number=parse_as_number(spec.get("asNumber"), field="spec.asNumber"),
+        listen_port=_int(spec, "listenPort", 0) or None,
         mesh_enabled=bool(spec.get("nodeToNodeMeshEnabled", True)),
         program_cluster_routes=_optional_enum(ProgramClusterRoutes, spec, "programClusterRoutes"),
     )
 
 
 def _encode_bgp_configuration(config: BGPConfiguration) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "asNumber": config.as_number,
-        "listenPort": config.listen_port,
-        "nodeToNodeMeshEnabled": config.mesh_enabled,
-    }
+    spec: dict[str, Any] = {"nodeToNodeMeshEnabled": config.mesh_enabled}
+    if config.as_number is not None:
+        spec["asNumber"] = config.as_number
+    if config.listen_port is not None:
+        spec["listenPort"] = config.listen_port
     if config.program_cluster_routes is not None:
         spec["programClusterRoutes"] = str(config.program_cluster_routes)
     return _object("BGPConfiguration", config.meta, spec)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from calico_py.model.bgp import Advertisement, Peer
+from calico_py.model.bgp import DEFAULT_AS, DEFAULT_PORT, Advertisement, Peer
 from calico_py.model.cluster import ClusterState
 from calico_py.model.net import FAMILIES
 from calico_py.model.nodes import Node
@@ -15,7 +15,13 @@ from calico_py.routing.pools import Pools
 def as_number(state: ClusterState, node: Node) -> int:
     """The node's own AS: its annotation, then BGPConfiguration node.NAME, then the default one."""
     config = state.node_bgp.get(node.name, state.bgp)
-    return node.as_number or config.as_number
+    return node.as_number or config.as_number or state.bgp.as_number or DEFAULT_AS
+
+
+def listen_port(state: ClusterState, node: Node) -> int:
+    """Where the node listens: BGPConfiguration node.NAME, then the default one."""
+    config = state.node_bgp.get(node.name, state.bgp)
+    return config.listen_port or state.bgp.listen_port or DEFAULT_PORT
 
 
 def router_id(node: Node, setting: str = "") -> str:
@@ -51,8 +57,8 @@ def compute_peers(state: ClusterState, me: Node, own_router_id: str = "") -> fro
                     local_as=as_number(state, me),
                     peer_as=as_number(state, node),
                     router_id=router_id(me, own_router_id),
-                    port=state.node_bgp.get(node.name, state.bgp).listen_port,
-                    listen_port=state.node_bgp.get(me.name, state.bgp).listen_port,
+                    port=listen_port(state, node),
+                    listen_port=listen_port(state, me),
                     passive=str(other.ip) > str(own.ip),
                 )
             )

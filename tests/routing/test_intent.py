@@ -18,6 +18,7 @@ from calico_py.model.bgp import ProgramClusterRoutes as Program
 from calico_py.model.blocks import AffinityState, Attribute, BlockAffinity, IPAMBlock
 from calico_py.model.cluster import ClusterState, Local
 from calico_py.model.intent import Candidate, Intent, RouteClass, RouteIntent
+from calico_py.model.kinds import BGP_CONFIGURATIONS
 from calico_py.model.meta import Meta
 from calico_py.model.net import Network
 from calico_py.model.nodes import Node
@@ -386,6 +387,24 @@ def test_exactly_one_side_of_each_session_is_passive() -> None:
         back = next(p for p in views[other.name] if p.address == own.ipv4.ip)
         assert there.passive != back.passive
         assert (there.local_as, there.peer_as) == (back.peer_as, back.local_as)
+
+
+def test_a_nodes_own_bgp_configuration_overrides_what_it_sets_and_no_more() -> None:
+    def config(name: str, **spec: object) -> BGPConfiguration:
+        return BGP_CONFIGURATIONS.decode({"metadata": {"name": name}, "spec": spec})
+
+    state = replace(
+        state_of([*NODES[:2], config("default", asNumber=65001, listenPort=1179)]),
+        node_bgp={
+            "node1": config("node.node1", logSeverityScreen="Debug"),
+            "node2": config("node.node2", listenPort=2179),
+        },
+    )
+    (peer,) = compute_intent(state, LearnedRoutes(), Local("node1")).peers
+    assert (peer.local_as, peer.peer_as, peer.listen_port, peer.port) == (65001, 65001, 1179, 2179)
+    bare = replace(state, bgp=config("default"))
+    (peer,) = compute_intent(bare, LearnedRoutes(), Local("node1")).peers
+    assert (peer.local_as, peer.peer_as, peer.listen_port, peer.port) == (64512, 64512, 179, 2179)
 
 
 def test_export_may_be_forbidden_by_the_pool() -> None:
