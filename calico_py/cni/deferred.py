@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from calico_py.cni.wire import Request, WireError, pack_request, parse_request
+from calico_py.cni.wire import Request, VersionError, WireError, pack_request, parse_request
 from calico_py.model.folders import STATE
 
 DIRECTORY = STATE / "del"
@@ -27,6 +27,7 @@ class DeferredDels:
 
     def __init__(self, directory: Path = DIRECTORY) -> None:
         self._directory = directory
+        self._foreign: set[str] = set()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def keep(self, request: Request) -> None:
@@ -50,11 +51,19 @@ class DeferredDels:
         self._sync()
 
     def pending(self) -> Iterator[Request]:
-        """All of them, oldest first. A file that holds no request is removed with a word in the log."""
+        """All of them, oldest first. A file that holds no request is removed with a word in the log.
+
+        One of another wire version stays: the agent that knows it may come back.
+        """
         for path in sorted(self._paths(), key=_age):
             try:
                 request = parse_request(path.read_bytes())
             except FileNotFoundError:
+                continue
+            except VersionError as error:
+                if path.name not in self._foreign:
+                    self._foreign.add(path.name)
+                    _log.warning("%s stays for an agent that understands it: %s", path, error)
                 continue
             except WireError as error:
                 _log.warning("%s is no DEL and is removed: %s", path, error)

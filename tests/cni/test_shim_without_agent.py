@@ -252,6 +252,18 @@ async def test_what_is_no_namespace_is_told_by_the_agent(agent: Agent, runtime: 
     assert agent.addresses.held == {}
 
 
+@pytest.mark.parametrize(("status", "body"), [(0, b'{"cniVersion":"1.1.0"}'), (1, b'{"code":11,"msg":"later"}')])
+async def test_an_agent_of_a_later_version_is_understood(runtime: Runtime, status: int, body: bytes) -> None:
+    """Whether it serves the request of this version or refuses it: greeting and answer never change their form."""
+    later = bytes((wire.VERSION + 1,))
+    answer = later + wire.pack_answer(status, body)
+    async with answering(runtime, lambda _request, writer: writer.write(answer)) as requests:
+        found = await runtime.call("ADD", config(), netns="/proc/self/ns/net")
+    assert (found.status, found.stdout) == (status, body.decode())
+    assert requests[0][0] == wire.VERSION
+    assert len(requests) == 1
+
+
 async def test_a_shim_of_another_version_is_told(agent: Agent, runtime: Runtime) -> None:
     del agent
     with socket.socket(socket.AF_UNIX) as connection:

@@ -40,13 +40,27 @@ def test_oldest_first(tmp_path: Path) -> None:
     assert [request.env["CNI_CONTAINERID"] for request in deferred.pending()] == ["c", "a", "b"]
 
 
-@pytest.mark.parametrize("content", [b"", b"rubbish", pack_request(del_of("a"))[:-1], b"\x07" + bytes(20)])
+@pytest.mark.parametrize("content", [b"", pack_request(del_of("a"))[:-1], pack_request(del_of("a")) + b"more"])
 def test_a_file_that_is_no_request_is_removed(tmp_path: Path, content: bytes) -> None:
     deferred = DeferredDels(tmp_path)
     (tmp_path / "bad.eth0").write_bytes(content)
     deferred.keep(del_of("good"))
     assert list(deferred.pending()) == [del_of("good")]
     assert [path.name for path in tmp_path.iterdir()] == ["good.eth0"]
+
+
+def test_a_file_of_another_wire_version_stays_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a downgrade: the DEL is a later agent's to do."""
+    deferred = DeferredDels(tmp_path)
+    (tmp_path / "later.eth0").write_bytes(b"\x02" + pack_request(del_of("later"))[1:])
+    deferred.keep(del_of("good"))
+    for _ in range(3):
+        assert list(deferred.pending()) == [del_of("good")]
+    assert (tmp_path / "later.eth0").exists()
+    assert len(caplog.records) == 1
+    assert "found 2, expected 1" in caplog.text
 
 
 def test_a_file_in_the_making_is_left_alone(tmp_path: Path) -> None:
