@@ -37,18 +37,20 @@ def compute_peers(state: ClusterState, me: Node, own_router_id: str = "") -> fro
     """The full mesh: one session for each other node and family that both have.
 
     Of the two sides that one waits whose peer's address is the greater as text: Calico's rule, so that a node of
-    real Calico in the mesh and ours agree.
+    real Calico in the mesh and ours agree. Of nodes with one address the first by name counts, this one before all.
     """
     if not state.bgp.mesh_enabled or me.rr_cluster_id:
         return frozenset()
     peers = set()
-    for node in state.nodes.values():
+    taken = {address.ip for address in map(me.address, FAMILIES) if address is not None}
+    for node in sorted(state.nodes.values(), key=lambda node: node.name):
         if node.name == me.name or node.rr_cluster_id:
             continue
         for fam in FAMILIES:
             own, other = me.address(fam), node.address(fam)
-            if own is None or other is None:
+            if own is None or other is None or other.ip in taken:
                 continue
+            taken.add(other.ip)
             peers.add(
                 Peer(
                     name="Mesh_" + str(other.ip).replace(".", "_").replace(":", "_"),

@@ -407,6 +407,14 @@ def test_a_nodes_own_bgp_configuration_overrides_what_it_sets_and_no_more() -> N
     assert (peer.local_as, peer.peer_as, peer.listen_port, peer.port) == (64512, 64512, 179, 2179)
 
 
+def test_nodes_with_one_address_make_one_session_and_none_with_oneself() -> None:
+    """ExaBGP knows a neighbour by its address; which of two it got depended on the order of a set."""
+    twice = [replace(node("node3", "192.168.1.12/24"), as_number=65003), node("node4", "192.168.1.11/24")]
+    for objects in ([*NODES[:2], *twice], [*twice, *NODES[:2]]):
+        (peer,) = compute_intent(state_of(objects), LearnedRoutes(), Local("node1")).peers
+        assert (str(peer.address), peer.peer_as) == ("192.168.1.12", 64512)
+
+
 def test_export_may_be_forbidden_by_the_pool() -> None:
     closed = replace(pool(EncapMode.NEVER), disable_bgp_export=True)
     assert not compute_intent(state_of([*NODES, *BLOCKS, closed]), LearnedRoutes(), LOCAL).advertisements
