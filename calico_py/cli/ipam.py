@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from calico_py.cli.ipam_output import echo_data, echo_tables, is_text, kubeconfig_option, output_option
+from calico_py.cli.ipam_output import counted, echo_data, echo_tables, is_text, kubeconfig_option, output_option
 from calico_py.cli.ipam_plan import plan_garbage
 from calico_py.cli.ipam_reading import Rules, read_cluster, read_rules, run_with_store
 from calico_py.cli.ipam_show import borrowed_rows, configuration_rows, pool_rows, used_parts, who_has
@@ -104,7 +104,7 @@ def check(once: bool, output: str, kubeconfig: str | None) -> None:
     if is_text(output):
         for finding in found:
             click.echo(f"{finding.kind} {finding.name}: {finding.reason}: {finding.message}")
-        click.echo(_looked_at(cluster.view) + (f": {len(found)} findings" if found else ": all agree"))
+        click.echo(f"{_looked_at(cluster.view)}: {counted(len(found), 'finding') if found else 'all agree'}")
     else:
         echo_data([dataclasses.asdict(finding) for finding in found], output)
     if found:
@@ -114,10 +114,14 @@ def check(once: bool, output: str, kubeconfig: str | None) -> None:
 def _looked_at(view: View) -> str:
     """What a check has compared: that it was not nothing."""
     held = sum(not a.cooling for block in view.blocks if not block.deleted for a in allocations(block))
-    return (
-        f"{held} addresses in {len(view.blocks)} blocks, {len(view.affinities)} claims, {len(view.handles)} handles, "
-        f"{sum(not pod.finished for pod in view.pods.values())} pods and {len(view.nodes)} nodes"
-    )
+    compared = {
+        "block": len(view.blocks),
+        "claim": len(view.affinities),
+        "handle": len(view.handles),
+        "pod": sum(not pod.finished for pod in view.pods.values()),
+        "node": len(view.nodes),
+    }
+    return ", ".join([f"addresses: {held}", *(counted(number, what) for what, number in compared.items())])
 
 
 @command.command()

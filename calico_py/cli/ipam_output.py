@@ -65,11 +65,18 @@ def cell(value: object) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """A number with its part of another, in percent; some is never 0 %, and not all never 100 %."""
-    percent = round(100 * part / whole) if whole else 0
-    if 0 < part < whole:
-        percent = min(99, max(1, percent))
-    return f"{cell(part)} ({percent}%)"
+    """A number with its part of another, in percent; some is never 0%, and not all never 100%."""
+    percent = 100 * part / whole if whole else 0.0
+    if 0 < percent < 1:
+        return f"{cell(part)} (<1%)"
+    if 99 < percent < 100 or (part < whole and round(percent) == 100):
+        return f"{cell(part)} (>99%)"
+    return f"{cell(part)} ({percent:.0f}%)"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, such as ``1 block`` or ``2 blocks``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _is_number(value: object) -> bool:

@@ -100,8 +100,7 @@ def who_has(text: str, uses: Iterable[AddressUse], pools: Iterable[IPPool]) -> s
     use = next((each for each in uses if each.address == text), None)
     if use is None:
         pool = pool_of(pools, parse_address(text, field=""))
-        where = f"in pool {pool.name}" if pool is not None else "in no pool"
-        return f"{text} is free: nobody has it ({where})"
+        return f"{text} is free in pool {pool.name}: nobody has it" if pool is not None else f"{text} is in no pool"
     whose = f" by {use.owner}" if use.owner else ""
     node = f" on node {use.node}" if use.node else ""
     handle = f", handle {use.handle}" if use.handle else ""

@@ -83,8 +83,9 @@ def test_show_counts_and_names(command: Command, cluster: str) -> None:
     assert len(found["addresses"]) == 4
     text = command("show", cluster, "10.0.0.31").stdout
     assert "default/web" in text
-    assert "10.0.0.31 is free: nobody has it (in pool four)" in text
+    assert "10.0.0.31 is free in pool four: nobody has it" in text
     assert "four" in command("show").stdout
+    assert "10.9.9.9 is in no pool" in command("show", "10.9.9.9").stdout
     assert command("show", "nonsense").exit_code == 2
 
 
@@ -132,7 +133,7 @@ def test_check_finds_the_leak_that_release_mends(command: Command, cluster: str)
     assert f"{leaked} is released" in released.stdout
     clean = command("check")
     assert clean.exit_code == 0, clean.output
-    assert clean.stdout == "3 addresses in 1 blocks, 1 claims, 2 handles, 1 pods and 1 nodes: all agree\n"
+    assert clean.stdout == "addresses: 3, 1 block, 1 claim, 2 handles, 1 pod, 1 node: all agree\n"
     assert "nobody has it" in command("release", leaked).output
 
 
