@@ -83,9 +83,10 @@ class Figures:
         print(f"{name}: {measured}" + (f" ({notes})" if notes else ""), flush=True)
 
     def keep(self, path: Path = KEPT) -> None:
-        """Write them in the place of an earlier run's."""
+        """Write each in the place of an earlier run's."""
         kept = json.loads(path.read_text()) if path.exists() else {}
-        kept[self.title] = [asdict(figure) for figure in self.told]
+        before = {each["name"]: each for each in kept.get(self.title, ())}
+        kept[self.title] = list((before | {figure.name: asdict(figure) for figure in self.told}).values())
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(kept, indent=1))
 

@@ -17,6 +17,7 @@ import pytest
 
 from tests.cni.conftest import Agent
 from tests.cni.runtime import Runtime, config
+from tests.figures import Figure, Figures
 from tests.netns.namespaces import Namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.bench]
@@ -58,9 +59,15 @@ def call_line(verb: str, number: int, pod: Namespace) -> str:
 
 
 @pytest.mark.parametrize("families", [(4,), (4, 6)])
-async def test_add_and_del(
-    agent: Agent, runtime: Runtime, shim: Path, new_pod: Callable[[], Namespace], families: tuple[int, ...]
+async def test_add_and_del(  # noqa: PLR0917 - fixtures
+    agent: Agent,
+    runtime: Runtime,
+    shim: Path,
+    new_pod: Callable[[], Namespace],
+    families: tuple[int, ...],
+    figures: Figures,
 ) -> None:
+    """ADD and DEL without address management."""
     agent.families = families  # type: ignore[assignment]  # 4 and 6
     pods = [new_pod() for _ in range(ROUNDS)]
     lines = [call_line(verb, number, pod) for verb in ("ADD", "DEL") for number, pod in enumerate(pods)]
@@ -78,22 +85,9 @@ async def test_add_and_del(
     times = [float(text) for text in out.split()]
     assert len(times) == 2 * ROUNDS
     for verb, some in (("ADD", times[:ROUNDS]), ("DEL", times[ROUNDS:])):
-        print(f"{verb} IPv{' and IPv'.join(map(str, families))}: {min(some):.2f} / {statistics.median(some):.2f} ms")
-
-
-async def test_fifty_adds_at_once(agent: Agent, runtime: Runtime, new_pod: Callable[[], Namespace]) -> None:
-    agent.families = (4,)
-    pods = [new_pod() for _ in range(50)]
-    start = time.perf_counter()
-    answers = await asyncio.gather(
-        *(
-            runtime.call("ADD", config(), netns=pod.path, pod=f"pod{number}", container_id=f"c{number}")
-            for number, pod in enumerate(pods)
-        )
-    )
-    took = time.perf_counter() - start
-    assert {answer.status for answer in answers} == {0}
-    print(f"50 ADDs at once, their spawning through nsenter(1) by this process included: {took:.2f} s")
+        what = f"{verb}, IPv{' and IPv'.join(map(str, families))}"
+        figures.tell(Figure(f"{what}, best", min(some), "ms"))
+        figures.tell(Figure(f"{what}, median", statistics.median(some), "ms"))
 
 
 if __name__ == "__main__":

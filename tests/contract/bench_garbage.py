@@ -38,6 +38,7 @@ def api() -> Iterator[ApiUnderTest]:
 
 @pytest.mark.timeout(600)
 async def test_addresses_of_250_deleted_nodes(api: ApiUnderTest, tmp_path: Path, figures: Figures) -> None:
+    """Garbage collection."""
     stays, *go = [Held(number, PODS if number else 0) for number in range(NODES_GONE + 1)]
     async with connect(str(api.kubeconfig)) as store:
         await fill(store, [stays, *go])

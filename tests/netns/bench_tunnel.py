@@ -1,4 +1,4 @@
-"""What the userspace tunnel costs and carries: ``pytest -s tests/netns/bench_tunnel.py`` as root on an idle machine."""
+"""What the userspace tunnel costs and carries, sender and receiver on the same machine."""
 
 import os
 import time
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.figures import Figure, Figures
 from tests.netns.tunnel_nodes import cluster
 
 pytestmark = [pytest.mark.root, pytest.mark.bench]
@@ -15,7 +16,8 @@ STREAM = 200_000_000  # bytes
 
 
 @pytest.mark.parametrize("encapsulation", ["ipip", "udp"])
-def test_figures(tmp_path: Path, encapsulation: str) -> None:
+def test_figures(tmp_path: Path, encapsulation: str, figures: Figures) -> None:
+    """The userspace tunnel."""
     with cluster(tmp_path) as two:
         two.tunnel(encapsulation=encapsulation)
         one, other = two.nodes
@@ -28,8 +30,8 @@ def test_figures(tmp_path: Path, encapsulation: str) -> None:
         begun = time.monotonic()
         one.transfer(other, data)
         rate = len(data) * 8 / (time.monotonic() - begun) / 1e9
-        print(
-            f"\n{encapsulation}: {RATE} packets a second each way: {lost} of {2 * RATE * SECONDS} lost, "
-            f"engine {used / SECONDS:.0%} of a core, {used / (2 * RATE * SECONDS) * 1e6:.1f} us a packet; "
-            f"one TCP stream {rate:.2f} Gbit/s"
-        )
+        load = f"{encapsulation}, {RATE} packets a second each way"
+        figures.tell(Figure(f"{load}: lost of {2 * RATE * SECONDS}", lost, "packets"))
+        figures.tell(Figure(f"{load}: engine", used / SECONDS * 100, "% of a core"))
+        figures.tell(Figure(f"{load}: engine's time", used / (2 * RATE * SECONDS) * 1e6, "us a packet"))
+        figures.tell(Figure(f"{encapsulation}, one TCP stream", rate, "Gbit/s"))
