@@ -39,6 +39,7 @@ WORKLOAD_PREFIX = "cali"
 CNI_NETWORK = "k8s-pod-network"
 
 _MAX_NAME = 253
+_DIGEST = 11
 
 
 def hostname_hash(node: str) -> str:
@@ -53,11 +54,17 @@ def block_name(cidr: Network) -> str:
 
 
 def affinity_name(node: str, cidr: Network) -> str:
-    """Name of a BlockAffinity: node and block, hashed where that exceeds what Kubernetes allows."""
-    name = f"{node}-{block_name(cidr)}"
-    if len(name) <= _MAX_NAME:
+    """Name of a BlockAffinity: node and block, and as much of a very long node's name as Calico leaves of it.
+
+    Calico reads an affinity by this name, so another one would be another claim (libcalico-go, ipam_affinity.go).
+    """
+    block = block_name(cidr)
+    name = f"{node}-{block}"
+    if len(name) < _MAX_NAME:
         return name
-    return f"{name[: _MAX_NAME - 41]}-{hashlib.sha1(name.encode()).hexdigest()}"  # noqa: S324 - a name, no secret
+    digest = hashlib.sha256(f"{node}+{block}".encode()).hexdigest()[:_DIGEST]
+    kept = _MAX_NAME - 1 - len(f"-{block}-") - _DIGEST
+    return f"{node[:kept]}-{block}-{digest}"
 
 
 def affinity_labels(node: str, cidr: Network) -> dict[str, str]:
