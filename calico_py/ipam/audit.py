@@ -86,10 +86,15 @@ def _blocks(blocks: Iterable[IPAMBlock], pools: Sequence[IPPool]) -> Iterator[Fi
             yield Finding("IPAMBlock", name, "HalfDeleted", "is marked deleted; the leader removes it, or delete it")
             continue
         for problem in block_problems(block):
-            yield Finding("IPAMBlock", name, "Arithmetic", f"{problem}; a foreign writer made it so")
+            message = f"{problem}; a foreign writer made it so: stop it, delete the block's pods, then the block"
+            yield Finding("IPAMBlock", name, "Arithmetic", message)
         if seen and seen[-1].cidr.version == block.cidr.version and seen[-1].cidr.overlaps(block.cidr):
             yield Finding(
-                "IPAMBlock", name, "BlocksOverlap", f"overlaps with {seen[-1].cidr}: addresses may be given twice"
+                "IPAMBlock",
+                name,
+                "BlocksOverlap",
+                f"overlaps with {seen[-1].cidr}: addresses may be given twice; of the two delete the pods of the one "
+                "that has not its pool's size, then that block",
             )
         seen.append(block)
         pool = pool_of(pools, block.cidr)
@@ -222,7 +227,10 @@ def _handles(held: Iterable[tuple[IPAMBlock, Allocation]], view: View) -> Iterat
             )
     for name, expected in counts.items():
         yield Finding(
-            "IPAMHandle", name, "NoHandle", f"is missing, though it holds {_counted(expected)}; as HandleDiffers"
+            "IPAMHandle",
+            name,
+            "NoHandle",
+            f"is missing, though it holds {_counted(expected)}; the node's agent makes it when it starts",
         )
 
 
