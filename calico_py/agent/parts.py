@@ -14,7 +14,7 @@ from calico_py.agent.view import ClusterView
 from calico_py.dataplane.converge import Dataplane
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.ipam.allocator import Allocator
-from calico_py.ipam.choice import selects_node
+from calico_py.ipam.choice import closed_because, selects_node
 from calico_py.model.intent import Problem
 from calico_py.model.kernel import Kernel
 from calico_py.model.net import FAMILIES, Family
@@ -70,7 +70,7 @@ class Parts:
         serving = [
             pool
             for pool in self.pools()
-            if not pool.disabled and AllowedUse.WORKLOAD in pool.allowed_uses and selects_node(pool, labels)
+            if not closed_because(pool) and AllowedUse.WORKLOAD in pool.allowed_uses and selects_node(pool, labels)
         ]
         return tuple(
             f for f in FAMILIES if self.own.address(f) is not None and any(pool.cidr.version == f for pool in serving)

@@ -14,7 +14,7 @@ from typing import Any
 
 from calico_py.ipam import blocks
 from calico_py.ipam.changes import HandOver, ReleaseAddresses
-from calico_py.ipam.choice import choose_pools, pool_of, selects_node
+from calico_py.ipam.choice import choose_pools, closed_because, pool_of, selects_node
 from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import BlockGoneError, BlockWriter
 from calico_py.ipam.handles import Handles
@@ -415,7 +415,7 @@ async def _all_of(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 
 def _pool_for(address: Address, pools: Iterable[IPPool], use: AllowedUse) -> IPPool:
-    pool = pool_of((p for p in pools if not p.disabled), address)
+    pool = pool_of((p for p in pools if not closed_because(p)), address)
     if pool is None:
         raise PoolError(f"address {address}: the provided IP address is not in a configured pool that is enabled")
     if use not in pool.allowed_uses:

@@ -40,8 +40,8 @@ def choose_pools(
 ) -> Choice:
     """The pools of a family that the request may take from.
 
-    Pools that the request names are taken unless they are disabled or not meant for the use; else all that are neither
-    disabled nor ``Manual`` and whose selectors match, by name.
+    Pools that the request names are taken unless disabled, on their way out, or not meant for the use; else all
+    that are none of this, nor ``Manual``, and whose selectors match, by name.
 
     Raises:
         PoolError: there is none; the message has the reason for each pool of the family.
@@ -66,7 +66,7 @@ def choose_pools(
 def _named(pools: Collection[IPPool], wanted: Iterable[str], family: Family) -> list[IPPool]:
     found = []
     for name in wanted:
-        pool = next((p for p in pools if not p.disabled and name in (p.name, str(p.cidr))), None)
+        pool = next((p for p in pools if not closed_because(p) and name in (p.name, str(p.cidr))), None)
         if pool is None:
             raise PoolError(f"the given pool ({name}) does not exist, or is not enabled")
         if pool.cidr.version == family:
@@ -74,9 +74,16 @@ def _named(pools: Collection[IPPool], wanted: Iterable[str], family: Family) -> 
     return found
 
 
+def closed_because(pool: IPPool) -> str:
+    """Why nobody gets an address of the pool any more, whoever asks; empty if it is open."""
+    if pool.meta.deleting:
+        return "it is being deleted"
+    return "spec.disabled is true" if pool.disabled else ""
+
+
 def _use_refusal(pool: IPPool, use: AllowedUse) -> str:
-    if pool.disabled:
-        return "spec.disabled is true"
+    if reason := closed_because(pool):
+        return reason
     if use not in pool.allowed_uses:
         return f"spec.allowedUses has {', '.join(pool.allowed_uses)}, not {use}"
     return ""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from calico_py.ipam.choice import choose_pools
 from calico_py.ipam.requests import AssignRequest, PoolError
 from calico_py.ipam.walks import walk_blocks
+from calico_py.model.meta import Meta
 from calico_py.model.net import Network, contains
 from calico_py.model.pools import AllowedUse, IPPool
 from tests.fakes.ipam import pool
@@ -93,11 +94,12 @@ def test_a_pool_that_is_named_is_used_whatever_its_selector() -> None:
     assert choose([A, B], AssignRequest("h", pools=("b", "10.0.0.0/24"))) == ["b", "a"]
 
 
-@pytest.mark.parametrize("name", ["c", "10.9.0.0/24", "off"])
+@pytest.mark.parametrize("name", ["c", "10.9.0.0/24", "off", "going"])
 def test_a_named_pool_that_cannot_be_used_is_refused_in_calicos_words(name: str) -> None:
     off = pool("10.2.0.0/24", name="off", disabled=True)
+    going = replace(pool("10.3.0.0/24"), meta=Meta("going", deleting=True))
     with pytest.raises(PoolError, match=rf"the given pool \({name}\) does not exist, or is not enabled"):
-        choose([A, off], AssignRequest("h", pools=(name,)))
+        choose([A, off, going], AssignRequest("h", pools=(name,)))
 
 
 def test_pools_named_for_the_other_family_leave_this_one_to_the_selectors() -> None:
@@ -108,6 +110,7 @@ def test_pools_named_for_the_other_family_leave_this_one_to_the_selectors() -> N
     ("field", "value", "reason"),
     [
         ("disabled", True, "spec.disabled is true"),
+        ("meta", Meta("p", deleting=True), "it is being deleted"),
         ("allowed_uses", (AllowedUse.TUNNEL,), "spec.allowedUses has Tunnel, not Workload"),
         ("assignment_mode", "Manual", "spec.assignmentMode is Manual"),
         ("namespace_selector", "team == 'x'", "labels are not known"),
