@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from calico_py.model.names import warm_handle, workload_handle
+from calico_py.model.names import LABEL_BORROWED, warm_handle, workload_handle
 from tests.cni.real_agent import NODE, RealAgent, addresses_of, make_pod, pod_addresses
 from tests.cni.runtime import Runtime, config
 from tests.netns.namespaces import Namespace
@@ -64,8 +64,7 @@ def steal(agent: RealAgent, address: str, handle: str | None) -> None:
     """What a client that knows nothing of warm addresses can do: release an address, and give it to another."""
     api = agent.faults.api
     while True:
-        items = api.request("GET", BLOCKS).body["items"]
-        (block,) = (item for item in items if address in map(str, ip_network(item["spec"]["cidr"])))
+        block = block_of(agent, address)
         spec = block["spec"]
         ordinal = [str(each) for each in ip_network(spec["cidr"])].index(address)
         spec["sequenceNumber"] += 1
@@ -81,6 +80,31 @@ def steal(agent: RealAgent, address: str, handle: str | None) -> None:
         if answer.status != 409:
             assert answer.status == 200, answer.body
             return
+
+
+def block_of(agent: RealAgent, address: str) -> Any:
+    """The IPAMBlock that contains an address."""
+    items = agent.faults.api.request("GET", BLOCKS).body["items"]
+    (block,) = (item for item in items if address in map(str, ip_network(item["spec"]["cidr"])))
+    return block
+
+
+def lends(agent: RealAgent, address: str) -> bool:
+    """Whether the address's block is labelled as one from which another node has borrowed."""
+    return bool(block_of(agent, address)["metadata"].get("labels", {}).get(LABEL_BORROWED) == "true")
+
+
+def drop_label(agent: RealAgent, address: str) -> None:
+    """What a client's write does that knows nothing of the label."""
+    status = 409
+    while status == 409:
+        block = block_of(agent, address)
+        block["metadata"].pop("labels")
+        block["spec"]["sequenceNumber"] += 1
+        answer = agent.faults.api.request("PUT", f"{BLOCKS}/{block['metadata']['name']}", block)
+        status = answer.status
+    assert status == 200, answer.body
+    assert "labels" not in answer.body["metadata"]
 
 
 async def eventually(what: str, check: Callable[[], Any], *, within: float = 20.0) -> Any:
@@ -260,6 +284,9 @@ async def test_foreign_clients(real_agent: RealAgent, runtime: Runtime, new_pod:
         warm = next(address for address, handle in held(agent).items() if handle == warm_handle(NODE))
         steal(agent, warm, STRANGER)
         await eventually("the agent hears of the warm address", lambda: counted("dropped"))
+        await eventually("its block is labelled as lending", lambda: lends(agent, warm), within=2)
+        drop_label(agent, warm)
+        await eventually("it is labelled again", lambda: lends(agent, warm), within=2)
         used = [await add(name) for name in names]
         assert warm not in used
         assert owner(warm) == STRANGER
