@@ -65,5 +65,8 @@ def _to_be_emptied(view: View, later: Judgement) -> Iterator[IPAMBlock]:
 
 
 def _why_empty(block: IPAMBlock, view: View) -> str:
-    gone = "" if block.node in view.nodes else ", which does not exist"
-    return f"it is empty, and not the last of node {block.node}{gone}"
+    if block.node not in view.nodes:
+        return f"it is empty, and node {block.node} does not exist"
+    if not view.has_pool(block):
+        return "it is empty, and no pool contains it"
+    return f"it is empty, and not the last of node {block.node}"

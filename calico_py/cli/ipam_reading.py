@@ -66,7 +66,8 @@ async def read_cluster(store: Store) -> Cluster:
 
     blocks, handles, affinities = await read(IPAM_BLOCKS), await read(IPAM_HANDLES), await read(BLOCK_AFFINITIES)
     pools, nodes = await read(IP_POOLS), await read(NODES)
-    view = View(blocks, [node.name for node in nodes], await Pods(store).list(), handles, affinities)
+    names, cidrs = [node.name for node in nodes], [pool.cidr for pool in pools]
+    view = View(blocks, names, await Pods(store).list(), handles, affinities, cidrs)
     return Cluster(view, pools, invalid)
 
 

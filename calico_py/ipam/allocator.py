@@ -84,6 +84,11 @@ class Allocator:
         """How long an address rests between two owners."""
         return cooldown_of(self._config())
 
+    @property
+    def pools(self) -> Sequence[IPPool]:
+        """Those that may be used."""
+        return self._pools()
+
     # Assigning
 
     async def assign(self, request: AssignRequest) -> tuple[Assigned, ...]:

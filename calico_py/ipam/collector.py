@@ -89,7 +89,8 @@ class Collector:
         handles = (await self._store.list(IPAM_HANDLES)).items
         affinities = (await self._store.list(BLOCK_AFFINITIES)).items
         standing = [block for block in found if not block.deleted]
-        view = View(standing, self._living_nodes(), await self._pods(), handles, affinities)
+        pools = [pool.cidr for pool in self._allocator.pools]
+        view = View(standing, self._living_nodes(), await self._pods(), handles, affinities, pools)
         now = self._now()
         memory, cooldown = self._remember(now), self._allocator.cooldown
         # In a thread: over the addresses of thousands of nodes it takes seconds, in which this node's pods want theirs.

@@ -17,7 +17,7 @@ from calico_py.ipam.blocks import WINDOWS_RESERVED, Allocation, allocations, bor
 from calico_py.ipam.requests import Release
 from calico_py.model.blocks import AffinityState, BlockAffinity, IPAMBlock, IPAMHandle
 from calico_py.model.names import LABEL_BORROWED, warm_handle
-from calico_py.model.net import Address, Network
+from calico_py.model.net import Address, Network, contains
 
 MOST_RELEASES = 10_000
 VM_GRACE = timedelta(minutes=5)  # a KubeVirt machine that migrates or restarts keeps its address meanwhile
@@ -48,6 +48,7 @@ class View:
 
     Attributes:
         blocks: without those that are marked deleted. pods: by (namespace, name). handles, affinities: all of them.
+        pools: CIDRs of those that are in use; None where they are not known.
     """
 
     blocks: Collection[IPAMBlock]
@@ -55,6 +56,11 @@ class View:
     pods: Mapping[PodName, PodView]
     handles: Collection[IPAMHandle] = ()
     affinities: Collection[BlockAffinity] = ()
+    pools: Collection[Network] | None = None
+
+    def has_pool(self, block: IPAMBlock) -> bool:
+        """Whether a block lies in a pool, as far as is known."""
+        return self.pools is None or any(contains(cidr, block.cidr) for cidr in self.pools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,7 @@ def _is_confirmed(
 def _empty_blocks(view: View, watch: _Watch, grace: timedelta, cooldown: timedelta) -> Iterable[IPAMBlock]:
     left: dict[tuple[str, int], int] = {}
     for block in view.blocks:
-        if block.node is not None:
+        if block.node is not None and view.has_pool(block):
             left[block.node, block.cidr.version] = left.get((block.node, block.cidr.version), 0) + 1
     for block in sorted(view.blocks, key=lambda b: b.meta.name):
         if block.node is None or not is_empty(thaw(block, now=watch.now, cooldown=cooldown)):
@@ -196,8 +202,12 @@ def _empty_blocks(view: View, watch: _Watch, grace: timedelta, cooldown: timedel
         if block.node not in view.nodes:
             yield block
             continue
+        if not watch.for_at_least(("block", block.meta.name, block.sequence_number), grace) or not grace:
+            continue
         key = (block.node, block.cidr.version)
-        if watch.for_at_least(("block", block.meta.name, block.sequence_number), grace) and grace and left[key] > 1:
+        if not view.has_pool(block):
+            yield block
+        elif left[key] > 1:
             left[key] -= 1
             yield block
 

@@ -164,6 +164,15 @@ def test_the_last_block_of_a_node_stays_and_others_go_when_empty_for_a_grace_per
     assert [x.meta.name for x in judged(view_of(used, b), first.memory, 15).blocks] == ["10-0-1-0-26"], "a was written"
 
 
+def test_a_block_that_no_pool_contains_is_not_kept_as_a_nodes_last() -> None:
+    homeless, last, other = block_with(), block_with(cidr="10.1.0.0/26"), block_with(node="node2", cidr="10.0.1.0/26")
+    view = replace(view_of(homeless, last, other, nodes=("node1", "node2")), pools=[ip_network("10.1.0.0/16")])
+    first = judged(view, {}, 0)
+    assert first.blocks == ()
+    assert judged(view, first.memory, 15).blocks == (homeless, other)
+    assert judged(view, first.memory, 15, grace=timedelta(0)).blocks == ()
+
+
 def test_empty_blocks_of_a_deleted_node_go_at_once() -> None:
     view = view_of(block_with(), block_with(cidr="fd00::/122"), nodes=("node2",))
     assert len(judged(view, {}, 0).blocks) == 2
@@ -240,6 +249,19 @@ async def test_what_is_leaked_is_judged_beside_what_else_the_agent_does(monkeypa
     await leader.allocator.assign(workload("c2"))
     assigned.set()
     assert (await collecting).candidates
+
+
+async def test_what_is_left_of_a_deleted_pool_goes_with_its_last_address() -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/16")])
+    leader, user = Leader(cluster), cluster.node("node2")
+    await user.assign(workload("c1"))
+    cluster.pools = []
+    await user.release_handle("k8s-pod-network.c1")
+    for _ in range(3):
+        await leader.collector.collect()
+        cluster.advance(600)
+    assert not await cluster.blocks()
+    assert not await cluster.affinities()
 
 
 async def test_what_was_a_deleted_nodes_cools_down_from_its_deletion_on() -> None:
