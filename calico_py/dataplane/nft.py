@@ -30,6 +30,8 @@ def render_rules(firewall: Firewall) -> NftTable:
     - Pods may not send IPIP to anyone: a peer would take it for their node's.
     - Traffic from a pool with natOutgoing to an address in no pool leaves with the node's address, unless it came
       through the tunnel: then its own node has decided.
+    - What this node sends into the tunnel from its own address, as a connection to a Service that was turned to a pod,
+      leaves with the tunnel's address, as in Calico: or the answer would come outside of the tunnel.
     """
     rules = "\n".join(
         [
@@ -83,6 +85,7 @@ def _render_chains(firewall: Firewall) -> str:
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tiifname "{IPIP_DEVICE}" return
+\t\toifname "{IPIP_DEVICE}" ip saddr @nodes4 counter masquerade fully-random comment "node into the tunnel"
 \t\tip saddr @masquerade4 ip daddr != @pools4 counter masquerade fully-random comment "natOutgoing"
 \t\tip6 saddr @masquerade6 ip6 daddr != @pools6 counter masquerade fully-random comment "natOutgoing"
 \t}}"""

@@ -59,6 +59,12 @@ PEER_SCRIPT = f"""
     for address in {FAR6} {REMOTE_POD6}; do ip addr add $address/128 dev eth0 nodad; done
 """
 
+TUNNEL_SCRIPT = f"""
+    ip link set eth0 down; ip link set eth0 name tunl0; ip addr flush dev tunl0; ip link set tunl0 up
+    ip addr add {NODE}/32 dev lo; ip addr add 10.244.1.1/32 dev tunl0
+    ip route add 10.244.2.0/26 via {PEER} dev tunl0 onlink
+"""
+
 
 class Wires:
     """The three namespaces and the table of the middle one."""
@@ -121,12 +127,12 @@ def receives_ipip(at: Namespace, sender: Namespace, source: str, destination: st
         return True
 
 
-def source_seen(wires: Wires, source: str, destination: str) -> str | None:
-    """The source that the neighbour sees of a pod's datagram; None if none arrives."""
+def source_seen(wires: Wires, source: str, destination: str, sender: Namespace | None = None) -> str | None:
+    """The source that the neighbour sees of a datagram, a pod's if nobody else is named; None if none arrives."""
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     with (
         opened(wires.peer, family, socket.SOCK_DGRAM) as receiver,
-        opened(wires.pod, family, socket.SOCK_DGRAM) as sending,
+        opened(sender or wires.pod, family, socket.SOCK_DGRAM) as sending,
     ):
         receiver.bind((destination, PORT))
         sending.bind((source, 0))
@@ -209,6 +215,21 @@ async def test_what_came_through_the_tunnel_keeps_its_source(wires: Wires) -> No
     wires.node.run("sh", "-ec", f"ip link set tunl0 up; ip route add {POD} dev tunl0")
     assert await wires.nft.apply(FIREWALL) == ""
     assert source_seen(wires, POD, FAR) == POD
+
+
+@pytest.mark.parametrize(
+    ("source", "seen"), [(NODE, "10.244.1.1"), ("10.244.1.1", "10.244.1.1"), (POD, POD)], ids=["node", "tunl0", "pod"]
+)
+async def test_the_nodes_own_goes_into_the_tunnel_with_the_tunnels_address(
+    wires: Wires, source: str, seen: str
+) -> None:
+    """Or the answer would come outside of the tunnel, where a network that knows only nodes drops it."""
+    wires.node.run("sh", "-ec", TUNNEL_SCRIPT)
+    wires.peer.run("sh", "-ec", f"ip route add 10.244.1.0/26 via {NODE}")
+    sender = wires.pod if source == POD else wires.node
+    assert source_seen(wires, source, REMOTE_POD, sender) == source, "the control: without the table"
+    assert await wires.nft.apply(FIREWALL) == ""
+    assert source_seen(wires, source, REMOTE_POD, sender) == seen
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ GOLDEN = """\
 \tchain postrouting {
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tiifname "tunl0" return
+\t\toifname "tunl0" ip saddr @nodes4 counter masquerade fully-random comment "node into the tunnel"
 \t\tip saddr @masquerade4 ip daddr != @pools4 counter masquerade fully-random comment "natOutgoing"
 \t\tip6 saddr @masquerade6 ip6 daddr != @pools6 counter masquerade fully-random comment "natOutgoing"
 \t}"""
