@@ -231,7 +231,25 @@ def _parse_previous(verb: Verb, document: Json) -> Json | None:
         if verb == Verb.DEL:
             return None
         raise CNIError(Code.DECODE_FAILURE, "could not decode prevResult", f"found {previous!r}, expected an object")
+    if verb == Verb.ADD and previous is not None:
+        _check_previous(previous)
     return previous
+
+
+def _check_previous(previous: Json) -> None:
+    """What ADD's result is added to, before ADD has made anything."""
+    for key in ("interfaces", "ips", "routes"):
+        found = previous.get(key) or []
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise _undecoded(key, found, "a list of objects")
+    if not isinstance(previous.get("dns") or {}, dict):
+        raise _undecoded("dns", previous["dns"], "an object")
+
+
+def _undecoded(key: str, found: object, expected: str) -> CNIError:
+    return CNIError(
+        Code.DECODE_FAILURE, "could not decode prevResult", f"prevResult.{key}: found {found!r}, expected {expected}"
+    )
 
 
 def _parse_attachments(document: Json) -> frozenset[str] | None:

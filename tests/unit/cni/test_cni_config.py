@@ -136,6 +136,18 @@ def test_arguments_that_are_none_stop_add_and_not_del() -> None:
     assert parse_call(request({**env, "CNI_COMMAND": "DEL"})).pod == "web"
 
 
+@pytest.mark.parametrize(
+    ("key", "found"), [("interfaces", 5), ("interfaces", ["eth0"]), ("ips", {"a": 1}), ("routes", "x"), ("dns", ["x"])]
+)
+def test_a_previous_result_that_add_cannot_add_to_is_refused_before_anything_is_made(key: str, found: object) -> None:
+    with pytest.raises(CNIError) as caught:
+        parse_call(request(prevResult={key: found}))
+    assert caught.value.code == Code.DECODE_FAILURE
+    assert caught.value.details.startswith(f"prevResult.{key}: found {found!r}, expected ")
+    assert parse_call(request({"CNI_COMMAND": "DEL"}, prevResult={key: found})).verb == Verb.DEL
+    assert parse_call(request(prevResult={key: None})).verb == Verb.ADD
+
+
 def test_check_needs_a_previous_result_and_del_does_not() -> None:
     assert refusal(request({"CNI_COMMAND": "CHECK"})).code == Code.INVALID_CONFIGURATION
     assert refusal(request({"CNI_COMMAND": "CHECK"}, prevResult="x")).code == Code.DECODE_FAILURE
