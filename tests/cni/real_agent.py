@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.contract.servers import MERGE, ApiUnderTest
 from tests.netns.namespaces import Namespace
 
 NODE = "node1"
+BLOCKS = "/apis/projectcalico.org/v3/ipamblocks"
 POOLS = {4: "10.244.0.0/16", 6: "fd10:244::/64"}
 
 
@@ -140,3 +142,24 @@ def pod_addresses(pod: Namespace) -> set[str]:
     """What a pod's interface really has."""
     (device,) = pod.ip("address", "show", "eth0")
     return {info["local"] for info in device["addr_info"] if info["scope"] == "global"}
+
+
+def held(agent: RealAgent) -> dict[str, str]:
+    """Handles by address, those that cool down left out, as the API's blocks have them."""
+    found = {}
+    for item in agent.faults.api.request("GET", BLOCKS).body["items"]:
+        spec = item["spec"]
+        for ordinal, index in enumerate(spec["allocations"]):
+            owner = spec["attributes"][index] if index is not None else {}
+            if owner.get("handle_id"):
+                found[str(ip_network(spec["cidr"])[ordinal])] = owner["handle_id"]
+    return found
+
+
+async def eventually(what: str, check: Callable[[], Any], *, within: float = 20.0) -> Any:
+    """Wait for a truth."""
+    deadline = time.monotonic() + within
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"{what}: not within {within} s"
+        await asyncio.sleep(0.1)
+    return found

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
@@ -15,7 +14,7 @@ from urllib.request import urlopen
 import pytest
 
 from calico_py.model.names import LABEL_BORROWED, warm_handle, workload_handle
-from tests.cni.real_agent import NODE, RealAgent, addresses_of, make_pod, pod_addresses
+from tests.cni.real_agent import BLOCKS, NODE, RealAgent, addresses_of, eventually, held, make_pod, pod_addresses
 from tests.cni.runtime import Runtime, config
 from tests.netns.namespaces import Namespace
 
@@ -24,7 +23,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 NewPod = Callable[[], Namespace]
 WARM = 4
 STRANGER = "k8s-pod-network.stranger"
-BLOCKS = "/apis/projectcalico.org/v3/ipamblocks"
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("/nonexistent"))
 BALLAST = "/var/lib/calico-py/ballast"
 
@@ -46,18 +44,6 @@ def counted(event: str) -> int:
         text = answer.read().decode()
     (number,) = re.findall(rf'^calico_py_ipam_address_events{{event="{event}"}} (\S+)$', text, re.MULTILINE)
     return int(float(number))
-
-
-def held(agent: RealAgent) -> dict[str, str]:
-    """Handles by address, those that cool down left out, as the API's blocks have them."""
-    found = {}
-    for item in agent.faults.api.request("GET", BLOCKS).body["items"]:
-        spec = item["spec"]
-        for ordinal, index in enumerate(spec["allocations"]):
-            owner = spec["attributes"][index] if index is not None else {}
-            if owner.get("handle_id"):
-                found[str(ip_network(spec["cidr"])[ordinal])] = owner["handle_id"]
-    return found
 
 
 def steal(agent: RealAgent, address: str, handle: str | None) -> None:
@@ -105,15 +91,6 @@ def drop_label(agent: RealAgent, address: str) -> None:
         status = answer.status
     assert status == 200, answer.body
     assert "labels" not in answer.body["metadata"]
-
-
-async def eventually(what: str, check: Callable[[], Any], *, within: float = 20.0) -> Any:
-    """Wait for a truth."""
-    deadline = time.monotonic() + within
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"{what}: not within {within} s"
-        await asyncio.sleep(0.1)
-    return found
 
 
 async def test_the_api_away(real_agent: RealAgent, runtime: Runtime, new_pod: NewPod) -> None:
