@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 
 from calico_py.agent.config import AgentConfig
 from calico_py.agent.learned import Learner
+from calico_py.agent.mtu import uplink_mtu
 from calico_py.agent.own_address import OwnAddress
 from calico_py.agent.publish import NodePublisher
 from calico_py.agent.receiver import Receiver, find_senders, resume, step, wants_ipip
@@ -225,7 +226,7 @@ class Loop:
             link.kind == "ipip" and link.name == IPIP_DEVICE and link.up for link in links.values()
         )
         self.devices = {ifindex: link.name for ifindex, link in links.items()}
-        self.uplink_mtu = {family(addr.interface): links[addr.ifindex].mtu for addr in uplinks}
+        self.uplink_mtu = {family(addr.interface): uplink_mtu(links[addr.ifindex], links.values()) for addr in uplinks}
 
     def _as_annotation(self) -> dict[str, str]:
         """The AS number that a person set for this node; without one the annotation stays as it is."""

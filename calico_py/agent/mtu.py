@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from calico_py.agent.spellings import MtuPolicy
-from calico_py.model.net import FAMILIES, Family
+from calico_py.model.kernel import Link
+from calico_py.model.net import Family
 from calico_py.model.pools import AllowedUse, EncapMode, IPPool
 
 DEFAULT_UPLINK = 1500
+_LOOPBACK = "lo"
+_UPLINKS = ("", "bond", "team", "vlan")  # kinds; hardware has none
 
 
 class Encap(StrEnum):
@@ -41,6 +44,19 @@ class MtuChoice:
     reason: str
 
 
+def uplink_mtu(holder: Link, links: Iterable[Link]) -> int:
+    """Bytes that leave the node in one packet.
+
+    Args:
+        holder: the device with the node's address. Where that leads nowhere, the least that any uplink takes counts.
+        links: all devices.
+    """
+    if holder.name != _LOOPBACK and holder.kind != "dummy":
+        return holder.mtu
+    uplinks = [link.mtu for link in links if link.up and link.kind in _UPLINKS and link.name != _LOOPBACK]
+    return min(uplinks, default=DEFAULT_UPLINK)
+
+
 def device_mtu(uplink: int, encap: Encap, family: Family) -> int:
     """Bytes that fit through a tunnel device whose outer packets have that family."""
     return uplink - _OVERHEAD[encap][family]
@@ -65,11 +81,12 @@ def choose_pod_mtu(policy: int | MtuPolicy, uplinks: Mapping[Family, int], pools
 
 def _smallest(uplinks: Mapping[Family, int], pools: list[IPPool], *, in_use: bool) -> tuple[int, str]:
     """The least that any family leaves: a pod has one MTU for both."""
+    families: list[Family] = [4] if 4 in uplinks else []
+    if 6 in uplinks and any(pool.cidr.version == 6 for pool in pools):
+        families.append(6)
     found = []
-    for family in FAMILIES:
+    for family in families or [4]:
         of_family = [pool for pool in pools if pool.cidr.version == family]
-        if family == 6 and (not of_family or 6 not in uplinks):
-            continue
         encap = _used(of_family) if in_use else Encap.VXLAN
         uplink = uplinks.get(family, DEFAULT_UPLINK)
         what = f"{encap} over IPv{family}" + ("" if in_use else ", to which a pool could be switched")

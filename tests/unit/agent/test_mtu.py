@@ -5,8 +5,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from calico_py.agent.mtu import Encap, choose_pod_mtu, device_mtu
+from calico_py.agent.mtu import Encap, choose_pod_mtu, device_mtu, uplink_mtu
 from calico_py.agent.spellings import MtuPolicy
+from calico_py.model.kernel import Link
 from calico_py.model.meta import Meta
 from calico_py.model.net import Family
 from calico_py.model.pools import AllowedUse, EncapMode, IPPool
@@ -33,6 +34,8 @@ LB = IPPool(
         (MtuPolicy.AUTO, {4: 1500}, [v4(), V6], 1450),
         (MtuPolicy.AUTO, {4: 9000, 6: 1500}, [v4(), V6], 1430),
         (MtuPolicy.AUTO, {}, [], 1450),
+        (MtuPolicy.AUTO, {6: 9000}, [V6], 8930),
+        (MtuPolicy.AUTO, {6: 9000}, [], 1450),
         (MtuPolicy.IN_USE, {4: 1500}, [v4()], 1500),
         (MtuPolicy.IN_USE, {4: 1500}, [v4(EncapMode.CROSS_SUBNET)], 1480),
         (MtuPolicy.IN_USE, {4: 1500}, [v4(vxlan=EncapMode.ALWAYS)], 1450),
@@ -59,6 +62,17 @@ def test_no_switch_of_mode_strands_a_pod_of_the_default() -> None:
     for family in (4, 6):
         for encap in (Encap.NONE, Encap.IPIP, Encap.VXLAN):
             assert pod <= device_mtu(1500, encap, family)
+
+
+def test_an_address_on_a_device_that_leads_nowhere_says_nothing_of_the_uplink() -> None:
+    """Where nodes have their addresses on lo and announce them by a routing daemon; lo's MTU is 65536."""
+    lo, dummy = Link("lo", 1, mtu=65536, up=True), Link("dummy0", 4, kind="dummy", mtu=1500, up=True)
+    eth0, eth1 = Link("eth0", 2, mtu=9000, up=True), Link("eth1", 3, mtu=8000, up=True)
+    down, pod = Link("eth2", 5, mtu=1280), Link("cali1", 6, kind="veth", mtu=1450, up=True)
+    links = [lo, eth0, eth1, dummy, down, pod]
+    assert uplink_mtu(eth0, links) == 9000
+    assert uplink_mtu(lo, links) == uplink_mtu(dummy, links) == 8000
+    assert uplink_mtu(lo, [lo, pod]) == 1500
 
 
 def test_devices() -> None:
