@@ -10,7 +10,7 @@ from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.requests import AssignRequest, ExhaustedError, IPAMError, PoolError
 from calico_py.model.net import Family
 from calico_py.model.pools import AllowedUse
-from tests.fakes.ipam import IPAMCluster, config, pool, workload
+from tests.fakes.ipam import IPAMCluster, config, pool, problems, workload
 
 
 async def assign_many(allocator: Allocator, count: int, *, name: str = "c") -> tuple[int, list[IPAMError]]:
@@ -129,3 +129,21 @@ async def test_many_large_pools_cost_little(block_size: int, count: int) -> None
     got = await cluster.node("host").assign(AssignRequest("many", families=one * count))
     assert len({a.address for a in got}) == count
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("size", [*range(20, 33), *range(116, 129)])
+async def test_every_block_size_gives_all_its_addresses(size: int) -> None:
+    """A pool of two blocks: one request for all of them, and not one more."""
+    start, bits = ("10.64.0.0", 32) if size <= 32 else ("fd00:64::", 128)
+    of: Family = 4 if size <= 32 else 6
+    cluster = IPAMCluster([pool(f"{start}/{size - 1}", size)])
+    allocator = cluster.node("host")
+    count = 2 << (bits - size)
+    got = await allocator.assign(AssignRequest("all", families=(of,) * count))
+    assert {a.address for a in got} == set(ip_network(f"{start}/{size - 1}"))
+    assert {a.block.prefixlen for a in got} == {size}
+    with pytest.raises(ExhaustedError):
+        await allocator.assign(workload("more", of))
+    await allocator.drain()
+    assert await problems(cluster) == []
+    assert await allocator.release_handle("all") == count
