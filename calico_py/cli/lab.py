@@ -22,6 +22,7 @@ from calico_py.lab import (
     agents,
     descriptions,
     flows,
+    interrupts,
     lifecycle,
     pings,
     pods,
@@ -101,14 +102,19 @@ def _print_json(value: object) -> None:
 def up(*, name: str, nodes: int, subnets: int, api: str, pools: tuple[str, ...], ipip: str, timeout: float) -> None:
     """Make a cluster.
 
-    Returns when every node is ready and all pairs are routed.
+    Returns when every node is ready and all pairs are routed. Interrupted, it takes the cluster down again.
     """
     spec = LabSpec(name, nodes, subnets, ApiServer(api), pools, EncapMode(ipip))
-    with progress.shown(Console(stderr=True), spec) as show:
+    with interrupts.as_interrupt(), progress.shown(Console(stderr=True), spec) as show:
         state = lifecycle.start(spec, show.step)
         lab = LiveLab(name)
         try:
             readiness.wait_until_ready(lab, within=timeout, progress=show.causes)
+        except KeyboardInterrupt:
+            with interrupts.put_off():
+                lifecycle.down(name)
+            click.echo(f"lab {name} is down again", err=True)
+            raise
         except LabError as error:
             option = "" if name == "lab" else f" --name {name}"
             raise LabError(
@@ -140,7 +146,7 @@ def status(name: str, output: str) -> None:
     if output == "json":
         _print_json(found)
     else:
-        Console().print(statuses.render_table(found))
+        Console().print(statuses.render_status(found))
 
 
 @command.command(epilog="\b\nExamples:\n  export KUBECONFIG=$(calico-py lab kubeconfig)")

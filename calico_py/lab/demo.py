@@ -3,21 +3,20 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from calico_py.lab import lifecycle, objects, observations, pods, progress, readiness
+from calico_py.lab import interrupts, lifecycle, objects, observations, pods, progress, readiness
 from calico_py.lab.commands import LabError, require
 from calico_py.lab.flows import running_flow
 from calico_py.lab.live import LiveLab
@@ -53,7 +52,7 @@ def run(name: str, picture: str, console: Console) -> None:
     spec = LabSpec(name)
     if name == NAME:
         lifecycle.down(name)
-    with _ending_by_signal(), contextlib.ExitStack() as stack:
+    with interrupts.as_interrupt(), contextlib.ExitStack() as stack:
         show = _Demo(console, spec)
         show.say("A cluster of three nodes on this machine: network namespaces, an API server, agents, BGP speakers.")
         with progress.shown(console, spec) as shown:
@@ -75,7 +74,8 @@ class _Demo:
     def say(self, text: str) -> None:
         """A step in a line."""
         self._number += 1
-        self._console.print(f"\n[bold cyan]{self._number}.[/] [bold]{text}[/]", highlight=False)
+        line = f"\n[bold cyan]{self._number}.[/] [bold]{text}[/]"
+        self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def steps(self, lab: LiveLab, picture: Path) -> None:
         """Everything after the lab is up."""
@@ -89,6 +89,10 @@ class _Demo:
         self._routes(lab)
         self.say("On the wire between the nodes: packets inside packets (IP protocol 4).")
         self._packets(lab, names, _IPIP)
+        self.say(
+            "Meanwhile every node tells every other its blocks by BGP: mode Never will find its routes there already."
+        )
+        self._sessions(lab)
         self.say("Now the pool's ipipMode becomes Never, while two pods exchange 1,000 packets a second each way.")
         self._toggle(lab, names, EncapMode.NEVER)
         self.say("The same blocks now go straight to their node, by routes that BGP has brought (proto 81).")
@@ -140,6 +144,21 @@ class _Demo:
         for line in lines:
             self._print(f"  {line}")
 
+    def _sessions(self, lab: LiveLab) -> None:
+        places = lab.topology.nodes
+        deadline = time.monotonic() + _MOVED_WITHIN
+        while True:
+            states = [peer["state"] for place in places for peer in list_peers(place.netns)]
+            if len(states) >= len(places) * (len(places) - 1) and set(states) == {"Established"}:
+                break
+            if time.monotonic() > deadline:
+                causes = "\n".join(observations.explain(lab))
+                raise LabError(f"after {_MOVED_WITHIN:.0f} s not all BGP sessions are up:\n{causes}")
+            time.sleep(0.1)
+        self._print(f"{places[0].name}$ calico-py bgp")
+        for peer in list_peers(places[0].netns):
+            self._print(f"  {peer['address']:20} {peer['state']}, {peer['received']} prefixes")
+
     def _toggle(self, lab: LiveLab, names: list[str], mode: EncapMode) -> None:
         manifest = render_pool(self._pool, mode)
         self._print("$ kubectl apply -f - <<EOF")
@@ -165,6 +184,12 @@ class _Demo:
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def list_peers(netns: str) -> list[Mapping[str, Any]]:
+    """The BGP sessions of a node, as its agent tells them."""
+    found: list[Mapping[str, Any]] = readiness.ask_status(netns).get("bgp", {}).get("peers", [])
+    return found
 
 
 def render_pool(cidr: str, mode: EncapMode) -> str:
@@ -225,25 +250,8 @@ def _wait_until_moved(lab: LiveLab, mode: EncapMode) -> None:
         time.sleep(0.1)
 
 
-@contextlib.contextmanager
-def _ending_by_signal() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does, so that it cleans up."""
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _down(name: str, console: Console) -> None:
     """A second Ctrl-C does not interrupt it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    lifecycle.down(name)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with interrupts.put_off():
+        lifecycle.down(name)
     console.print("\nThe cluster is down again; nothing is left of it.", highlight=False)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from calico_py.lab import apiservers, control, namespaces
+from calico_py.lab import apiservers, control, interrupts, namespaces
 from calico_py.lab.commands import LabError, require, run
 from calico_py.lab.processes import Identity, find_by_command
 from calico_py.lab.state import BASE, StateDir, base_lock, list_labs, write_json
@@ -39,7 +39,7 @@ def start(spec: LabSpec, progress: Callable[[str], None]) -> StateDir:
     state = StateDir(spec.name)
     _claim(spec, state)
     with contextlib.ExitStack() as undo:
-        undo.callback(down, spec.name)
+        undo.callback(_undo, spec.name)
         try:
             _start_supervisor(state)
             control.ask(state.control, {"do": "boot"}, progress=progress)
@@ -73,6 +73,12 @@ def down(name: str, *, reaped: bool = True) -> bool:
     if reaped:
         _wait_until_reaped(supervisors)
     return existed
+
+
+def _undo(name: str) -> None:
+    """Whoever is impatient does not interrupt it."""
+    with interrupts.put_off():
+        down(name)
 
 
 def _check_root() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calico_py.lab import namespaces, objects
+from calico_py.lab import environments, namespaces, objects, runtime
 from calico_py.lab.client import Api, ApiError
 from calico_py.lab.commands import LabError, run
 from calico_py.lab.live import LiveLab
@@ -64,7 +64,7 @@ def wait_until_ready(
     ``progress`` is told, whenever it changes, what each node still waits for (empty: nothing).
 
     Raises:
-        LabError: not within so many seconds; with the cause of each node.
+        LabError: not within so many seconds, with the cause of each node; or the supervisor has ended.
     """
     deadline = time.monotonic() + within
     told: Mapping[str, str] | None = None
@@ -75,6 +75,9 @@ def wait_until_ready(
             told = causes
         if not any(causes.values()):
             return
+        supervisor = lab.state.read_supervisor()
+        if supervisor is None or not supervisor.alive:
+            raise LabError(f"the lab's supervisor has ended; its last words are in {lab.state.log('supervisor')}")
         if time.monotonic() > deadline:
             lines = [f"  {node}: {cause}" for node, cause in causes.items() if cause]
             raise LabError(f"not ready after {within:.0f} s:\n" + "\n".join(lines))
@@ -94,11 +97,22 @@ def find_causes(lab: LiveLab) -> dict[str, str]:
         if answer.status != http.client.OK:
             causes[place.name] = answer.body or f"/readiness answers {answer.status}"
         else:
-            causes[place.name] = find_break(lab.topology, place, affinities)
+            causes[place.name] = find_break(lab.topology, place, affinities) or _find_gap(lab, place)
         for pool in lab.topology.spec.further_pools():
             if pool not in pools and not causes[place.name]:
                 causes[place.name] = f"pool {pool} has not been made yet"
     return causes
+
+
+def _find_gap(lab: LiveLab, place: NodePlace) -> str:
+    """What a kubelet would wait for; not in a lab whose agents are somebody else's."""
+    if environments.AGENT in (lab.topology.spec.commands or {}):
+        return ""
+    try:
+        runtime.read_conflist(lab.node(place.name))
+    except LabError as error:
+        return str(error).removeprefix(f"{place.name}: ")
+    return ""
 
 
 def list_affinities(api: Api) -> dict[Network, str]:

@@ -1,9 +1,11 @@
-"""What runs where in a lab, as data and as a table."""
+"""What runs where in a lab, as data and as tables."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from calico_py.lab import environments
 from calico_py.lab.live import LiveLab
@@ -46,31 +48,29 @@ def read_status(lab: LiveLab) -> dict[str, Any]:
     }
 
 
-def render_table(status: Mapping[str, Any]) -> Table:
-    """The table that `lab status` prints; beneath it why a node is not ready and how processes have ended."""
-    table = Table(title=f"lab {status['lab']} ({status['api']} API, supervisor {status['supervisor'] or 'gone'})")
-    for column in ("node", "address", "subnet", *environments.PROCESSES, "ready", "pods"):
-        table.add_column(column, overflow="fold")
+def render_status(status: Mapping[str, Any]) -> Group:
+    """What `lab status` prints: nodes, pods, and beneath them why a node is not ready and how processes have ended."""
+    supervisor = status["supervisor"] or "gone"
+    nodes = Table(title=f"lab {status['lab']} ({status['api']} API, supervisor {supervisor})", title_justify="left")
+    for column in ("node", "address", "subnet", *environments.PROCESSES, "ready"):
+        nodes.add_column(column, no_wrap=True)
+    pods = Table(title="pods", title_justify="left")
+    for column in ("pod", "node", "addresses"):
+        pods.add_column(column, no_wrap=True)
     remarks = []
     for node in status["nodes"]:
         processes = {process: node["processes"].get(process) for process in environments.PROCESSES}
-        table.add_row(
-            node["name"],
-            node["ipv4"],
-            str(node["subnet"]),
-            *(_cell(process) for process in processes.values()),
-            "yes" if node["ready"] else "no",
-            "\n".join(f"{name} {' '.join(addresses)}" for name, addresses in node["pods"].items()),
-        )
+        cells = map(_cell, processes.values())
+        nodes.add_row(node["name"], node["ipv4"], str(node["subnet"]), *cells, "yes" if node["ready"] else "no")
+        for name, addresses in node["pods"].items():
+            pods.add_row(name, node["name"], "\n".join(addresses))
         remarks += [f"{node['name']}: {node['cause']}"] if node["cause"] else []
         remarks += [
             f"{node['name']}: {name} started again {process['restarts']} times, last after {process['last_exit']}"
             for name, process in processes.items()
             if process and process["restarts"]
         ]
-    table.caption = "\n".join(remarks)
-    table.caption_justify = "left"
-    return table
+    return Group(nodes, *([pods] if pods.row_count else []), *map(Text, remarks))
 
 
 def _process(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_a_killed_supervisor_takes_every_process_along_and_down_removes_the_rest
             assert inside.wait(5) != 0
         assert processes_of(name) == []
         assert "node1" in str(namespaces.list_names())
-        lifecycle.down(name)
+        lifecycle.down(name, reaped=False)
         assert before.left_by(name) == []
 
 
@@ -65,7 +65,7 @@ def test_a_process_that_somebody_started_in_a_node_ends_with_the_lab() -> None:
         argv = ["ip", "netns", "exec", netns, "sleep", "86400"]
         with subprocess.Popen(argv) as foreign:
             _until(lambda: namespaces.list_processes(namespaces.named(netns)).count(foreign.pid))
-            lifecycle.down(lab.state.name)
+            lifecycle.down(lab.state.name, reaped=False)
             assert foreign.wait(5) == -signal.SIGKILL
 
 
@@ -77,7 +77,7 @@ def test_down_works_with_a_part_of_the_state_gone(damage: str) -> None:
         for path in lab.state.path.iterdir() if damage == "everything" else [lab.state.path / damage]:
             if path.is_file() or path.is_socket():
                 path.unlink()
-        lifecycle.down(name)
+        lifecycle.down(name, reaped=False)
         assert before.left_by(name) == []
 
 
@@ -112,19 +112,30 @@ def test_killed_amid_up_leaves_nothing_after_down(victim: str, delay: float) -> 
         else:
             time.sleep(delay)
             up.kill()
-    lifecycle.down(name)
+    lifecycle.down(name, reaped=False)
     time.sleep(0.3)  # a supervisor that was being born would be seen by now
     assert before.left_by(name) == []
 
 
-def test_an_interrupted_up_cleans_up_by_itself() -> None:
+@pytest.mark.parametrize(
+    ("at", "number"),
+    [("made network namespace", signal.SIGINT), ("no agent listens yet", signal.SIGINT), ("made node", signal.SIGTERM)],
+)
+def test_an_interrupted_up_cleans_up_by_itself(at: str, number: signal.Signals) -> None:
+    """While it makes the lab, and while it waits for the nodes; also when the person is impatient."""
     before = Traces.now()
     name = unique_name()
     with subprocess.Popen(command("lab", "up", "--name", name), stderr=subprocess.PIPE, text=True) as up:
-        _until(lambda: StateDir(name).read_supervisor() is not None)
+        assert up.stderr is not None
+        for line in up.stderr:
+            if at in line:
+                break
+        up.send_signal(number)
+        time.sleep(0.1)
         up.send_signal(signal.SIGINT)
-        up.wait(30)
-    assert up.returncode != 0
+        said = up.stderr.read()
+    assert up.returncode == 1
+    assert "Traceback" not in said
     assert before.left_by(name) == []
 
 
@@ -163,7 +174,7 @@ def test_two_labs_do_not_disturb_each_other() -> None:
         for lab in (one, other):
             assert ping(lab.endpoint("node1"), lab.target("node2"), count=2).ok
         assert one.api().server != other.api().server
-        lifecycle.down(one.state.name)
+        lifecycle.down(one.state.name, reaped=False)
         assert ping(other.endpoint("node1"), other.target("node3"), count=2).ok
         assert [item["metadata"]["name"] for item in other.api().list("/api/v1/nodes")] == ["node1", "node2", "node3"]
     assert not any(str(path).endswith((one.state.name, other.state.name)) for path in Path(BASE).glob("*"))

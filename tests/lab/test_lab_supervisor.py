@@ -132,6 +132,17 @@ def test_an_agent_that_is_not_ready_says_why_and_up_fails_with_it(lab: LiveLab) 
     wait_until_ready(lab, within=10)
 
 
+def test_without_a_supervisor_nobody_waits_for_its_nodes() -> None:
+    with stub_lab(nodes=1, commands={**STUBS, "agent": ("sleep", "86400")}) as lab:
+        supervisor = lab.state.read_supervisor()
+        assert supervisor
+        supervisor.kill(wait=5)
+        begun = time.monotonic()
+        with pytest.raises(LabError, match="supervisor has ended"):
+            wait_until_ready(lab, within=60)
+        assert time.monotonic() - begun < 5
+
+
 def test_the_tunnel_runs_while_the_label_asks_for_it(lab: LiveLab) -> None:
     assert not marked(lab.state.name, "node1-tunnel")
     _label(lab, "node1", "userspace")
