@@ -264,6 +264,8 @@ class Allocator:
     async def _release_handle(self, handle_id: str) -> int:
         found = await self._holdings.find(handle_id)
         done = await self._release_and_tidy([Release(a.address, a.handle_id, a.sequence) for a in found])
+        if done.released and not done.refused:
+            self._holdings.emptied(handle_id)
         return len(done.released)
 
     async def release(self, releases: Iterable[Release], *, unused_since: datetime | None = None) -> Released:

@@ -22,6 +22,8 @@ from calico_py.model.net import Address, Network, contains, network_at
 from calico_py.model.pools import IPPool
 from calico_py.model.store import Store
 
+_MOST_EMPTIED = 1_000  # a runtime asks for the same DEL twice or more within minutes
+
 
 @dataclass(slots=True)
 class _Note:
@@ -39,10 +41,12 @@ class Holdings:
         self._search = search
         self._begun: dict[str, datetime] = {}
         self._notes: dict[str, _Note] = {}
+        self._emptied: dict[str, None] = {}
 
     def begin(self, handle_id: str, at: datetime) -> None:
         """This process is about to assign the handle something: from now on it counts as living."""
         self._begun[handle_id] = at
+        self._emptied.pop(handle_id, None)
 
     def give_up(self, handle_id: str) -> None:
         """Nothing came of it."""
@@ -51,6 +55,7 @@ class Holdings:
     def note(self, handle_id: str, cidrs: Iterable[Network], at: datetime) -> None:
         """This process has assigned the handle addresses in these blocks."""
         self._begun.pop(handle_id, None)
+        self._emptied.pop(handle_id, None)
         note = self._notes.setdefault(handle_id, _Note(at))
         note.at = at
         note.blocks.update(cidrs)
@@ -61,6 +66,12 @@ class Holdings:
         if handle_id in self._notes and not _held(self._writer.known.values(), handle_id):
             del self._notes[handle_id]
 
+    def emptied(self, handle_id: str) -> None:
+        """All that the handle held is released, and only this process could give it more: no need to look again."""
+        self._emptied[handle_id] = None
+        if len(self._emptied) > _MOST_EMPTIED:
+            del self._emptied[next(iter(self._emptied))]
+
     def since(self, at: datetime) -> frozenset[str]:
         """The handles to which this process assigned something since then, or is about to."""
         noted = {handle_id for handle_id, note in self._notes.items() if note.at >= at}
@@ -68,6 +79,8 @@ class Holdings:
 
     async def find(self, handle_id: str) -> list[Assigned]:
         """All that the handle holds, by address."""
+        if handle_id in self._emptied:
+            return []
         await self._search.load()
         note = self._notes.get(handle_id)
         if note is not None:

@@ -63,6 +63,23 @@ async def test_requests_that_come_one_by_one_read_nothing() -> None:
     assert dict(store.calls) == {("update", "IPAMBlock"): 1, ("delete", "IPAMHandle"): 1}
 
 
+async def test_a_second_del_of_the_same_container_asks_the_api_nothing() -> None:
+    """Runtimes send it twice; the search for what nobody knows of would cost two lists of the whole cluster."""
+    cluster = IPAMCluster([pool("10.0.0.0/16")])
+    store = SlowStore(cluster.store)
+    allocator = cluster.node("node1", store)
+    for _ in range(2):
+        await allocator.assign(workload("c1"))
+        assert await allocator.release_handle("k8s-pod-network.c1") == 1
+        await allocator.drain()
+        store.calls.clear()
+        assert await allocator.release_handle("k8s-pod-network.c1") == 0
+        assert not store.calls
+    assert not await cluster.held()
+    await allocator.release_handle("k8s-pod-network.unknown")
+    assert store.calls["list", "IPAMBlock"] == 1, "what another process may have assigned is looked for"
+
+
 async def test_dual_stack_writes_one_block_of_each_family_at_the_same_time() -> None:
     cluster = IPAMCluster([pool("10.0.0.0/16"), pool("fd00::/64")])
     allocator = cluster.node("node1")
