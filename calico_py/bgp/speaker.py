@@ -34,6 +34,8 @@ class ExaBGPSpeaker:
         self._peers: dict[Address, Peer] = {}
         self._wanted: dict[AnnouncementKey, str] | None = None  # None: nobody has said yet
         self._config, self._digest = "", ""
+        self._unwritten = ""
+        self._try_again: asyncio.TimerHandle | None = None
         self._link: _Link | None = None
 
     def set(self, *, peers: frozenset[Peer], advertisements: frozenset[Advertisement]) -> None:
@@ -149,13 +151,35 @@ class ExaBGPSpeaker:
                 link.retiring |= going
             if going:
                 return False
-            exabgp_config.write(self._files.config, self._config)
+            if not self._write_config():
+                self._try_again = self._try_again or loop.call_later(LOAD_PATIENCE, self._again)
+                return False
             link.write(exabgp_lines.command_sessions(self._digest, self._peers))
             link.asked, link.asked_at = self._digest, loop.time()
             link.retiring, link.retired = set(), set()
             link.sessions = {peer: state for peer, state in link.sessions.items() if peer in self._peers}
             loop.call_later(LOAD_PATIENCE, self._advance)
         return loop.time() - link.asked_at < LOAD_PATIENCE
+
+    def _again(self) -> None:
+        self._try_again = None
+        self._advance()
+
+    def _write_config(self) -> bool:
+        """Whether the file is there; what keeps it from being written is told once."""
+        try:
+            exabgp_config.write(self._files.config, self._config)
+        except OSError as error:
+            if str(error) != self._unwritten:
+                self._unwritten = str(error)
+                _log.warning(
+                    "%s cannot be written (%s): BGP sessions stay as they are; free or mend its disk",
+                    self._files.config,
+                    error.strerror,
+                )
+            return False
+        self._unwritten = ""
+        return True
 
 
 async def _pause(longest: float) -> None:

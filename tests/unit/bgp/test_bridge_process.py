@@ -133,6 +133,24 @@ async def test_sessions_then_announcements_then_end_of_rib(exabgp: FakeExaBGP, f
         assert exabgp.hear() == before, "an unchanged set writes nothing"
 
 
+async def test_a_file_that_cannot_be_written_ends_nothing_and_is_written_once_it_can(
+    exabgp: FakeExaBGP, files: SpeakerFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """/run is full. The agent's routes and pods do not depend on it."""
+    monkeypatch.setattr("calico_py.bgp.speaker.LOAD_PATIENCE", 0.05)
+    files.config.mkdir()
+    async with listening(files) as (speaker, seen):
+        await until(lambda: ReplayComplete() in seen)
+        speaker.set(peers=frozenset({PEER}), advertisements=frozenset())
+        await asyncio.sleep(0.3)
+        assert "reload" not in exabgp.hear()
+        (told,) = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+        assert str(files.config) in told
+        files.config.rmdir()
+        await until(lambda: "reload" in exabgp.hear())
+        assert f"neighbor {P}" in files.config.read_text()
+
+
 async def test_an_exabgp_that_does_not_load_delays_announcements_by_two_seconds_at_most(
     exabgp: FakeExaBGP, files: SpeakerFiles
 ) -> None:
