@@ -135,7 +135,10 @@ class WarmAddresses:
             StoreError, IPAMError: it is not known to be released.
         """
         await self._started.wait()
-        parts = [await self._release_one(release) for release in releases]
+        parts: list[Released] = []
+        for release in releases:
+            if not any(release.address in part.released for part in parts):  # a pod's others went with the first
+                parts.append(await self._release_one(release))
         self._woken.set()
         return Released(
             tuple(a for part in parts for a in part.released),

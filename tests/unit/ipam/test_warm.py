@@ -208,6 +208,17 @@ async def test_an_add_that_fails_afterwards_gives_back_only_its_own(cluster: IPA
     assert await held(cluster, "k8s-pod-network.c1") == set()
 
 
+async def test_an_add_of_both_families_that_fails_afterwards_needs_no_api(cluster: IPAMCluster, node: WarmNode) -> None:
+    cut = Cut()
+    node.families = (4, 6)
+    warm, _ = await node.begin(cluster.store.with_fault(cut))
+    got = await warm.assign(workload("c1", 4, 6))
+    cut.away = True
+    done = await warm.release([Release(a.address, a.handle_id, a.sequence) for a in got])
+    assert set(done.released) == {a.address for a in got}
+    assert not done.refused
+
+
 async def test_an_address_that_a_pod_takes_while_the_stock_is_filled_is_not_given_again(node: WarmNode) -> None:
     """A look at the blocks finds what was reserved before the one who reserved it does."""
     warm, allocator = await node.begin()
