@@ -177,9 +177,10 @@ def _address(text: object) -> Address:
 
 
 def _network(text: object) -> Network:
+    """Bits behind the prefix mean nothing (RFC 4271 4.3), and ExaBGP shows them as they came."""
     if not isinstance(text, str):
         raise TypeError(f"prefix {text!r}")
-    return ip_network(text, strict=True)
+    return ip_network(text, strict=False)
 
 
 def _number(value: object) -> int:

@@ -62,6 +62,15 @@ def test_a_path_with_every_attribute() -> None:
     )
 
 
+def test_bits_behind_a_prefix_mean_nothing() -> None:
+    """RFC 4271 4.3: the value of trailing bits is irrelevant; ExaBGP shows them as they came."""
+    announced = exabgp_lines.parse(record(nlri="10.50.0.17/26"), PEERS)
+    assert isinstance(announced, PathAnnounced)
+    assert announced.path.nlri == ip_network("10.50.0.0/26")
+    gone = '{"kind": "gone", "peer": "10.0.0.2", "nlri": "10.50.0.17/26", "id": 3}'
+    assert exabgp_lines.parse(gone, PEERS) == PathWithdrawn(P, ip_network("10.50.0.0/26"), 3)
+
+
 def test_the_other_records() -> None:
     cases = {
         '{"kind": "gone", "peer": "10.0.0.2", "nlri": "10.1.0.0/26", "id": 0}': PathWithdrawn(
@@ -90,7 +99,7 @@ def test_the_other_records() -> None:
         "null",
         "[" * 100_000,
         '{"kind": "other"}',
-        record(nlri="10.50.0.1/26"),
+        record(nlri="10.50.0.0/33"),
         record(nlri=7),
         record(hop="self"),
         record(id=-1),
