@@ -13,7 +13,8 @@ from pathlib import Path
 from tests.cluster import images
 from tests.cluster.kube_cluster import CHECKOUT, Cluster, cluster, fetch, wait_until
 from tests.cluster.parts import DAEMONSETS
-from tests.cluster.traffic import set_mode, traffic
+from tests.cluster.pool import set_mode
+from tests.cluster.traffic import traffic
 from tests.cluster.workloads import MANIFESTS, one_on_each_node, rolled_out, running
 
 

@@ -8,9 +8,9 @@ from ipaddress import ip_address
 import pytest
 
 from calico_py.model.net import Address
-from tests.cluster.kube_cluster import Cluster, Node, Pod, fetch, wait_until
+from tests.cluster.kube_cluster import Cluster, Pod, fetch, wait_until
 from tests.cluster.outside import who_server
-from tests.cluster.traffic import POOL
+from tests.cluster.pool import hides, set_nat
 from tests.cluster.workloads import apply, delete, rolled_out, running, web_pods
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120), pytest.mark.usefixtures("installed")]
@@ -129,13 +129,3 @@ def heard_from(source: Pod, target: str) -> Address:
     """The address from which a server in a pod hears another one."""
     heard = ip_address(fetch(source.network, f"http://{target}/cgi-bin/who"))
     return getattr(heard, "ipv4_mapped", None) or heard
-
-
-def set_nat(kube: Cluster, *, value: bool) -> None:
-    patch = json.dumps({"spec": {"natOutgoing": value}})
-    kube.kubectl("patch", "ippool", POOL, "--type=merge", f"--patch={patch}")
-
-
-def hides(node: Node) -> bool:
-    """Whether the node's table of calico-py hides pods behind the node's address."""
-    return "10.244.0.0/16" in node.run("nft", "list", "set", "inet", "calico-py", "masquerade4")

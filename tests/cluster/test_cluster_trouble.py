@@ -11,7 +11,8 @@ import pytest
 from tests.cluster.images import TEST_IMAGE
 from tests.cluster.kube_cluster import Cluster, Pod, answers, fetch, wait_until
 from tests.cluster.parts import DAEMONSETS, kill, pods_of, restarts
-from tests.cluster.traffic import set_mode, traffic
+from tests.cluster.pool import hides, set_mode, set_nat
+from tests.cluster.traffic import traffic
 from tests.cluster.workloads import apply, delete, one_on_each_node, rolled_out, running, web_pods
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240), pytest.mark.usefixtures("installed", "_without_tunnels")]
@@ -68,8 +69,9 @@ def test_without_the_api_server_pods_go_on(kube: Cluster, ends: list[Pod]) -> No
         time.sleep(AWAY * 2 / 3)
         kube.start("kube-apiserver")
         wait_until(lambda: answers(kube), what="the API server is back")
-        set_mode(kube, "Always", within=20)
-        set_mode(kube, "Never", within=20)
+        for value in (False, True):
+            set_nat(kube, value=value)
+            wait_until(lambda value=value: all_hide(kube) is value, within=20, what="all agents follow the API")  # type: ignore[misc]
         flows.expect_no_loss()
     start_waiting_watches_again(kube)
     wait_until(lambda: kube.ready_nodes() == set(kube.nodes), what="the nodes are Ready")
@@ -138,6 +140,12 @@ def start_waiting_watches_again(kube: Cluster) -> None:
     for process in ("kube-controller-manager", "kube-scheduler", *(f"{name}-kubelet" for name in kube.nodes)):
         kube.stop(process)
         kube.start(process)
+
+
+def all_hide(kube: Cluster) -> bool | None:
+    """Whether all nodes hide their pods, or none does; None if some do."""
+    (found, *others) = {hides(node) for node in kube.nodes.values()}
+    return None if others else found
 
 
 def agent_of(kube: Cluster, node: str) -> str:

@@ -12,7 +12,8 @@ from deploy.image import version
 from tests.cluster.images import NEXT_TAG
 from tests.cluster.kube_cluster import CHECKOUT, Cluster, Pod, fetch, wait_until
 from tests.cluster.parts import AGENTS, DAEMONSETS, IMAGE, images_of, kill, pods_of, restarts
-from tests.cluster.traffic import POOL, set_mode, traffic
+from tests.cluster.pool import POOL, set_mode
+from tests.cluster.traffic import traffic
 from tests.cluster.workloads import rolled_out
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180), pytest.mark.usefixtures("installed")]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from calico_py.lab.flows import FlowResult, RunningFlow, running_flow
 from calico_py.model.net import FAMILIES, Family
-from tests.cluster.kube_cluster import Cluster, Pod, wait_until
+from tests.cluster.kube_cluster import Pod
 
-POOL = "default-ipv4-ippool"
 RATE = 100  # datagrams a second and direction
 
 Pair = tuple[str, str, Family]
@@ -46,10 +45,3 @@ def traffic(pods: list[Pod]) -> Iterator[Flows]:
                 flow = running_flow(source, target, family=family, rate=RATE, port=7700 + number)
                 running[pair] = stack.enter_context(flow)
         yield Flows(running)
-
-
-def set_mode(kube: Cluster, mode: str, *, within: float = 60.0) -> None:
-    """Switch the pool, and wait until every node sends in that way."""
-    patch = f'{{"spec": {{"ipipMode": "{mode}"}}}}'
-    kube.kubectl("patch", "ippool", POOL, "--type=merge", f"--patch={patch}")
-    wait_until(lambda: kube.sends_by(POOL, mode), within=within, what=f"all nodes follow {mode}")
