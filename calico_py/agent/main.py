@@ -176,6 +176,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         ),
         deferred=DeferredDels(STATE / "del"),
     )
+    agent.allocator.give_way(plugin.calm)
     work = ClusterWork(agent, warm.problems)
     care = AddressCare(agent.allocator, warm, agent.view, agent.wiring, agent.kernel, node=agent.config.node)
     agent.reactions += [work.mark, care.mark]

@@ -7,7 +7,8 @@ for later (deferred). Calls for one container follow each other; different conta
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -77,7 +78,11 @@ class Surroundings:
 
 
 class Plugin:
-    """The verbs. `start` must have been called."""
+    """The verbs. `start` must have been called.
+
+    Attributes:
+        calm: set while no ADD is being served.
+    """
 
     def __init__(
         self, *, wiring: PodWiring, addresses: Addresses, surroundings: Surroundings, deferred: DeferredDels
@@ -89,6 +94,9 @@ class Plugin:
         self._attached: set[str] = set()
         self._turns = Turns()
         self._worked_off = asyncio.Event()
+        self._adding = 0
+        self.calm = asyncio.Event()
+        self.calm.set()
         self._trouble = Trouble(_log)
 
     async def start(self) -> None:
@@ -108,7 +116,8 @@ class Plugin:
         call = parse_call(request)
         match call.verb:
             case Verb.ADD:
-                return await self._add(call, request, netns)
+                with self._busy():
+                    return await self._add(call, request, netns)
             case Verb.DEL:
                 await self._delete(call, request)
             case Verb.CHECK:
@@ -121,6 +130,17 @@ class Plugin:
             case Verb.VERSION:
                 return render_versions(call.config.version)
         return b""
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._adding += 1
+        self.calm.clear()
+        try:
+            yield
+        finally:
+            self._adding -= 1
+            if not self._adding:
+                self.calm.set()
 
     async def work_off(self) -> None:
         """Do the DELs that wait: all interfaces, and the addresses as long as the API hears."""

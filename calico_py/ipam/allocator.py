@@ -79,6 +79,10 @@ class Allocator:
         self._tunnelling = asyncio.Lock()
         self._trouble = Trouble(log)
 
+    def give_way(self, calm: asyncio.Event) -> None:
+        """What is written behind the answers waits a moment while this is not set: answers are being prepared."""
+        self._handles.calm = calm
+
     @property
     def cooldown(self) -> timedelta:
         """How long an address rests between two owners."""

@@ -5,6 +5,7 @@ so that writing it late, twice or after a crash comes to the same.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,12 +26,20 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 8
 _RETRIES_UNAVAILABLE = 8
 _LONGEST_PAUSE = 30.0
+_GIVE_WAY_SECONDS = 1.0  # at most; tools look at handles, and look again
 
 
 class Handles:
-    """The write-behind of one process."""
+    """The write-behind of one process.
+
+    Attributes:
+        calm: not set while answers are being prepared, to which a write gives way for a while: a crowd of pods would
+            else wait for its own handles, at the API server's processor as well as at this one.
+    """
 
     def __init__(self, store: Store, writer: BlockWriter, tasks: Tasks) -> None:
+        self.calm = asyncio.Event()
+        self.calm.set()
         self._store = store
         self._writer = writer
         self._tasks = tasks
@@ -65,6 +74,7 @@ class Handles:
 
     async def _work_off(self, handle_id: str, *, new: bool) -> None:
         try:
+            await self._give_way()
             while blocks := self._dirty.pop(handle_id, None):
                 async with self._slots:
                     await self._write(handle_id, blocks, new=new)
@@ -75,6 +85,11 @@ class Handles:
             self._trouble.tell(what, error)
         finally:
             self._running.discard(handle_id)
+
+    async def _give_way(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GIVE_WAY_SECONDS):
+                await self.calm.wait()
 
     async def _write(self, handle_id: str, blocks: set[Network], *, new: bool) -> None:
         unavailable = 0
