@@ -78,6 +78,11 @@ class Reserve:
     def __contains__(self, address: Address) -> bool:
         return address in self._at_hand or address in self._resting
 
+    @property
+    def resting(self) -> frozenset[Address]:
+        """Those that must not be given yet."""
+        return frozenset(self._resting)
+
     def put(self, some: Iterable[Assigned]) -> None:
         """Add, at the end."""
         for assigned in some:

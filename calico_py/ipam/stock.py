@@ -111,6 +111,8 @@ class Stock:
     async def level(self, of: Family, *, serves: bool) -> None:
         """Drop what is gone, give back what is too much or of no use, and reserve what is missing.
 
+        What a pod had stays for its cooldown: given back it would be anybody's at once.
+
         Args:
             of: family.
             serves: whether pods of this node get addresses of it.
@@ -118,16 +120,18 @@ class Stock:
         Raises:
             StoreError, IPAMError: the API failed.
         """
+        self._reserve.wake(self._now())
         self.look(of)
         level = self._levels[of]
         wanted = level.look(self._now()) if serves and self._base else 0
         useful = [warm for warm in self._of(of) if self._useful(warm)]
-        kept = {warm.address for warm in useful[:wanted]}
+        kept = self._reserve.resting.union(warm.address for warm in useful[:wanted])
         await self.free([warm.address for warm in self._of(of) if warm.address not in kept])
-        if len(kept) * 2 > wanted or not wanted:
+        count = sum(address.version == of for address in kept)
+        if count * 2 > wanted or not wanted:
             return
         try:
-            await self._allocator.reserve(self.handle_id, of, lambda own: max(0, level.most(own) - len(kept)))
+            await self._allocator.reserve(self.handle_id, of, lambda own: max(0, level.most(own) - count))
         except PoolError:
             return
         self.look(of)  # another look may have found what was reserved, and a pod may have it by now

@@ -208,6 +208,25 @@ async def test_an_add_that_fails_afterwards_gives_back_only_its_own(cluster: IPA
     assert await held(cluster, "k8s-pod-network.c1") == set()
 
 
+async def test_an_address_that_a_pod_had_is_nobodys_before_its_cooldown_is_over(
+    cluster: IPAMCluster, node: WarmNode
+) -> None:
+    """Also where the stock is given back meanwhile."""
+    cluster.config = config(ip_cooldown_seconds=30)
+    warm, _ = await node.begin()
+    (had,) = await warm.assign(workload("c1"))
+    await warm.release_handle("k8s-pod-network.c1")
+    node.families = ()
+    await warm.catch_up()
+    assert await held(cluster, WARM) == {str(had.address)}
+    cluster.advance(29)
+    await warm.catch_up()
+    assert await held(cluster, WARM) == {str(had.address)}
+    cluster.advance(2)
+    await warm.catch_up()
+    assert await held(cluster, WARM) == set()
+
+
 async def test_an_add_of_both_families_that_fails_afterwards_needs_no_api(cluster: IPAMCluster, node: WarmNode) -> None:
     cut = Cut()
     node.families = (4, 6)
