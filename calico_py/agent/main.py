@@ -55,6 +55,7 @@ from calico_py.kube.client import KubeStore, connect
 from calico_py.model.folders import RUN, STATE
 from calico_py.model.kernel import Addr, Kernel
 from calico_py.model.kinds import IP_POOLS
+from calico_py.model.net import family
 from calico_py.model.store import StoreError
 from calico_py.routing.pools import select_pools
 from calico_py.trouble import Trouble
@@ -261,6 +262,8 @@ async def _watch(agent: Parts) -> None:
 async def _start(agent: Parts) -> None:
     """What is done once, when the API is in sync: the environment's pools, and what Calico's tools look for."""
     await agent.view.wait_in_sync()
+    wanted = {pool.family for pool in agent.config.pools}
+    agent.pools_settled = wanted <= {family(pool.cidr) for pool in agent.view.pools.objects.values()}
     await agent.own.wait()
     backoff, trouble = Backoff(), Trouble(log)
     while True:

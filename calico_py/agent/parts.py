@@ -30,7 +30,7 @@ class Parts:
     Attributes:
         server: address of the API server, for people.
         env_problems: where pools differ from the environment.
-        pools_settled: those that the environment makes have been made, and seen.
+        pools_settled: there is one of each family that the environment wants, or all that it makes have been made.
         reactions: called when anything that is watched changed, but for addresses in blocks that route nothing else;
             they must not block. block_reactions: called when a block changed.
     """
