@@ -273,11 +273,10 @@ class Leader:
             else:
                 trouble.over()
             lasted = clock() - began
-            seconds = min(COLLECT_INTERVAL, self.grace.total_seconds() / 2 or COLLECT_INTERVAL)
-            seconds = found.cools_in if found.cools_in is not None else max(seconds, _GATHER)
-            if found.unsettled and clock() < soon_until:
-                seconds = min(seconds, _SOON)
-            if await self._until_due(seconds, found.kept_by):
+            dues = [COLLECT_INTERVAL, self.grace.total_seconds() / 2 or COLLECT_INTERVAL]
+            dues += [found.cools_in] if found.cools_in is not None else []
+            dues += [_SOON] if found.unsettled and clock() < soon_until else []
+            if await self._until_due(min(dues), found.kept_by):
                 soon_until = clock() + _SOON_FOR
             await asyncio.sleep(max(_GATHER, lasted))
 
