@@ -102,6 +102,8 @@ async def _run(*arguments: str, text: str = "") -> str:
         )
     except FileNotFoundError:
         raise NftMissingError("the program nft is not in PATH: install the package nftables") from None
+    except OSError as error:  # no permission, or no memory, process or descriptor left
+        raise NftError(f"the program nft cannot be started: {error.strerror}") from None
     try:
         async with asyncio.timeout(PATIENCE):
             out, err = await process.communicate(text.encode())

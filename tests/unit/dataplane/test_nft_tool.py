@@ -18,3 +18,14 @@ async def test_an_nft_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: py
         await nft_tool.list_tables()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+async def test_an_nft_that_cannot_be_started_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nft = tmp_path / "nft"
+    nft.write_text("#!/no/such/interpreter\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(nft_tool.NftError, match="the program nft cannot be started: Permission denied"):
+        await nft_tool.list_tables()
+    nft.chmod(0o755)
+    with pytest.raises(nft_tool.NftMissingError):
+        await nft_tool.list_tables()
