@@ -57,7 +57,6 @@ from calico_py.model.kernel import Addr, Kernel
 from calico_py.model.kinds import IP_POOLS
 from calico_py.model.net import family
 from calico_py.model.store import StoreError
-from calico_py.routing.pools import select_pools
 from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         store,
         node=config.node,
         labels=view.labels,
-        pools=lambda: select_pools(view.pools.objects.values()).usable,
+        pools=view.usable_pools,
         config=view.ipam_configuration,
         now=lambda: datetime.now(UTC),
         reserved=view.reserved,

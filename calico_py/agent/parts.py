@@ -20,7 +20,6 @@ from calico_py.model.kernel import Kernel
 from calico_py.model.net import FAMILIES, Family
 from calico_py.model.pools import AllowedUse, IPPool
 from calico_py.model.store import Store
-from calico_py.routing.pools import select_pools
 
 
 @dataclass(slots=True)
@@ -55,7 +54,7 @@ class Parts:
 
     def pools(self) -> tuple[IPPool, ...]:
         """The pools that may be used."""
-        return select_pools(self.view.pools.objects.values()).usable
+        return self.view.usable_pools()
 
     @property
     def has_node(self) -> bool:

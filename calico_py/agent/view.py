@@ -5,6 +5,7 @@ this node's own and those that lend an address are watched.
 """
 
 import asyncio
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -28,8 +29,10 @@ from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED
 from calico_py.model.net import Network
 from calico_py.model.nodes import Node
+from calico_py.model.pools import IPPool
 from calico_py.model.store import Store
 from calico_py.routing.holders import find_holders
+from calico_py.routing.pools import select_pools
 
 DEFAULT = "default"
 
@@ -79,6 +82,7 @@ class ClusterView:
         self._node = node
         self._last_said: dict[str, Node] = {}
         self._block_facts: object = None
+        self._selected: tuple[list[IPPool], tuple[IPPool, ...]] = ([], ())
         self.nodes = Reflector(store, NODES, on_change)
         self.pools = Reflector(store, IP_POOLS, on_pool_change)
         self.affinities = Reflector(store, BLOCK_AFFINITIES, on_change)
@@ -157,6 +161,15 @@ class ClusterView:
     def ipam_configuration(self) -> IPAMConfiguration:
         """Cluster-wide rules of allocation."""
         return self.ipam.objects.get(DEFAULT) or IPAMConfiguration(Meta(DEFAULT))
+
+    def usable_pools(self) -> tuple[IPPool, ...]:
+        """The pools that may be used. An ADD asks several times, and pools seldom change."""
+        found = list(self.pools.objects.values())
+        before, usable = self._selected
+        if len(found) != len(before) or not all(map(operator.is_, found, before)):
+            usable = select_pools(found).usable
+            self._selected = found, usable
+        return usable
 
     def reserved(self) -> tuple[Network, ...]:
         """What no pod may be given automatically."""

@@ -1,7 +1,7 @@
 """The stock of warm addresses of one node: what the API has under the warm handle, kept at its level."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 
 from calico_py.ipam import blocks
@@ -11,8 +11,8 @@ from calico_py.ipam.choice import pool_of
 from calico_py.ipam.requests import Assigned, AssignRequest, PoolError
 from calico_py.ipam.reserve import Level, Reserve
 from calico_py.model.names import warm_handle
-from calico_py.model.net import FAMILIES, Address, Family, family
-from calico_py.model.pools import AllowedUse
+from calico_py.model.net import FAMILIES, Address, Family
+from calico_py.model.pools import AllowedUse, IPPool
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Stock:
                 warm.address.version == of
                 and pool_of(pools, warm.address) is not None
                 and stands(self._allocator.writer.known.get(warm.block), warm)
-                and not self._allocator.is_reserved(warm.address)
+                and not self._is_reserved(warm)
             )
         )
 
@@ -124,7 +124,8 @@ class Stock:
         self.look(of)
         level = self._levels[of]
         wanted = level.look(self._now()) if serves and self._base else 0
-        useful = [warm for warm in self._of(of) if self._useful(warm)]
+        pools = self._pools(of)
+        useful = [warm for warm in self._of(of) if pool_of(pools, warm.address) and not self._is_reserved(warm)]
         kept = self._reserve.resting.union(warm.address for warm in useful[:wanted])
         await self.free([warm.address for warm in self._of(of) if warm.address not in kept])
         count = sum(address.version == of for address in kept)
@@ -162,9 +163,11 @@ class Stock:
     def _of(self, of: Family) -> list[Assigned]:
         return [warm for warm in self._reserve if warm.address.version == of]
 
-    def _useful(self, warm: Assigned) -> bool:
+    def _pools(self, of: Family) -> Sequence[IPPool]:
         try:
-            pools = self._allocator.choose(AssignRequest(self.handle_id), family(warm.address))
+            return self._allocator.choose(AssignRequest(self.handle_id), of)
         except PoolError:
-            return False
-        return pool_of(pools, warm.address) is not None and not self._allocator.is_reserved(warm.address)
+            return ()
+
+    def _is_reserved(self, warm: Assigned) -> bool:
+        return self._allocator.is_reserved(warm.address)

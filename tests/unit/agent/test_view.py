@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, ip_network
 
+import pytest
+
+from calico_py.agent import view as view_module
 from calico_py.agent.view import ClusterView
 from calico_py.model.blocks import Attribute, IPAMBlock
-from calico_py.model.kinds import IPAM_BLOCKS, NODES
+from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, NODES
 from calico_py.model.meta import Meta
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL
 from calico_py.model.nodes import Node
+from calico_py.model.pools import IPPool
+from calico_py.routing.pools import Pools, select_pools
 from tests.fakes.store import MemoryStore
 from tests.fakes.waiting import until
 
@@ -105,3 +110,31 @@ async def test_only_what_routing_reads_of_a_block_is_a_change_of_routes() -> Non
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_usable_pools_follow_every_change_of_pools_and_are_worked_out_once_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    looks: list[None] = []
+
+    def counted(pools: Iterable[IPPool]) -> Pools:
+        looks.append(None)
+        return select_pools(pools)
+
+    monkeypatch.setattr(view_module, "select_pools", counted)
+    a, b = (IPPool(Meta(name), ip_network(f"10.{number}.0.0/16")) for number, name in enumerate("ab"))
+    async with viewing(store) as view:
+        assert view.usable_pools() == ()
+        await store.create(IP_POOLS, a)
+        await store.create(IP_POOLS, b)
+        await until(lambda: [pool.name for pool in view.usable_pools()] == ["a", "b"])
+        looks.clear()
+        for _ in range(10):
+            view.usable_pools()
+        assert not looks
+        await store.patch(IP_POOLS, "b", {"spec": {"disabled": True}})
+        await until(lambda: [pool.disabled for pool in view.usable_pools()] == [False, True])
+        await store.delete(IP_POOLS, "a")
+        await until(lambda: [pool.name for pool in view.usable_pools()] == ["b"])
+        assert len(looks) == 2
