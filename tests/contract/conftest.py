@@ -47,6 +47,20 @@ def running_server(request: pytest.FixtureRequest, program: Callable[[str], Path
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def kube_server(program: Callable[[str], Path]) -> Iterator[ApiUnderTest]:
+    """A real kube-apiserver for the tests of one file, which do what others of a run must not see."""
+    folder = Path(tempfile.mkdtemp(prefix=f"cpy{os.getpid()}-kube-"))
+    try:
+        program("kube-apiserver")
+        with kube(folder) as api:
+            yield api
+    except MissingError as error:
+        pytest.skip(str(error))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def api_server(running_server: ApiUnderTest) -> ApiUnderTest:
     """The server without objects of other tests: url, kubeconfig, and ``request`` for raw HTTP."""
