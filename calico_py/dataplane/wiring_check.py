@@ -4,13 +4,13 @@ What others add beside (addresses, routes, qdiscs) is theirs, and no difference 
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from calico_py.dataplane import object_codec, route_codec
 from calico_py.dataplane import wiring_codec as codec
 from calico_py.dataplane.transact import dump, transact
-from calico_py.dataplane.wiring_plan import HOST_CONF, gateways, host_routes, pod_routes, render_alias
+from calico_py.dataplane.wiring_plan import HOST_CONF, HOST_IPV6, gateways, host_routes, pod_routes, render_alias
 from calico_py.model.kernel import Link, Neigh, Route
 from calico_py.model.net import FAMILIES
 from calico_py.model.wiring import HOST_MAC, PodLink
@@ -37,7 +37,15 @@ def _check_host(link: PodLink, sock: socket.socket) -> Iterator[str]:
     for setting, value in HOST_CONF.items():
         if (actual := conf.get(setting)) != value:
             yield f"{name}: {setting.name.lower()}: found {actual}, expected {value}"
+    if any(address.version == 6 for address in link.addresses):
+        yield from _check_host_ipv6(name, codec.parse_conf6(body))
     yield from _missing_routes(name, sock, found.ifindex, host_routes(link.addresses, found.ifindex))
+
+
+def _check_host_ipv6(name: str, conf: Mapping[int, int]) -> Iterator[str]:
+    for setting, value in HOST_IPV6.items():
+        if (actual := conf.get(codec.DevConf6[setting.upper()])) != int(value):
+            yield f"{name}: {setting} of IPv6: found {actual}, expected {value}"
 
 
 def _check_pod(link: PodLink, sock: socket.socket) -> Iterator[str]:

@@ -39,6 +39,7 @@ _NUM_TX_QUEUES, _NUM_RX_QUEUES = 31, 32
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_INFO_PEER = 1
 _INET_CONF = 1  # IFLA_INET_CONF
+_INET6_CONF = 2  # IFLA_INET6_CONF
 _INET6_ADDR_GEN_MODE = 8  # IFLA_INET6_ADDR_GEN_MODE
 _ADDR_GEN_MODE_NONE = 1
 # IFA_
@@ -61,6 +62,15 @@ class DevConf(IntEnum):
     PROXY_ARP = 3
     RP_FILTER = 8
     ROUTE_LOCALNET = 26
+
+
+class DevConf6(IntEnum):
+    """Settings of a device under net/ipv6/conf, by their numbers in linux/ipv6.h."""
+
+    FORWARDING = 0
+    ACCEPT_RA = 3
+    PROXY_NDP = 22
+    DISABLE_IPV6 = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +219,22 @@ def parse_conf(body: bytes) -> dict[int, int]:
     Raises:
         nlmsg.TruncatedError: a length does not fit.
     """
+    return _parse_conf(body, _AF_INET, _INET_CONF, first=1)
+
+
+def parse_conf6(body: bytes) -> dict[int, int]:
+    """The same of net/ipv6/conf (IFLA_INET6_CONF, an array that begins with 0).
+
+    Raises:
+        nlmsg.TruncatedError: a length does not fit.
+    """
+    return _parse_conf(body, _AF_INET6, _INET6_CONF, first=0)
+
+
+def _parse_conf(body: bytes, family: int, kind: int, *, first: int) -> dict[int, int]:
     specific = nlmsg.parse_attrs(nlmsg.parse_attrs(body, _IFINFOMSG.size).get(_AF_SPEC, b""))
-    values = nlmsg.parse_attrs(specific.get(_AF_INET, b"")).get(_INET_CONF, b"")
-    return {number: value for number, (value,) in enumerate(_U32.iter_unpack(values), start=1)}
+    values = nlmsg.parse_attrs(specific.get(family, b"")).get(kind, b"")
+    return {number: value for number, (value,) in enumerate(_U32.iter_unpack(values), start=first)}
 
 
 def _pack(kind: int, flags: int, seq: int, body: bytes, *attributes: bytes) -> bytes:
