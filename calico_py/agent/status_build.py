@@ -88,9 +88,7 @@ def build_status(inputs: StatusInputs) -> Status:
     problems = [_problem(problem) for problem in inputs.problems]
     problems += [ProblemStatus("", "", "", failure) for failure in inputs.failures]
     without_effect = dict(config.ignored or {})
-    without_effect |= dict.fromkeys(
-        (f"FelixConfiguration spec.{name}" for name in inputs.state.felix.ignored), "calico-py does not act on it"
-    )
+    without_effect |= dict.fromkeys(_ignored_fields(inputs.state, config.node), "calico-py does not act on it")
     return Status(
         node=config.node,
         version=inputs.version,
@@ -115,6 +113,15 @@ def build_status(inputs: StatusInputs) -> Status:
         settings_touched=[SettingStatus(found.name, found.original, found.given) for found in inputs.touched],
         without_effect=without_effect,
     )
+
+
+def _ignored_fields(state: ClusterState, node: str) -> Iterator[str]:
+    """Fields that configuration objects set for this node and that have no effect."""
+    own = state.node_bgp.get(node)
+    for found in (state.bgp, *([own] if own is not None else [])):
+        name = "" if found is state.bgp else f" {found.meta.name}"
+        yield from (f"BGPConfiguration{name} spec.{field}" for field in found.ignored)
+    yield from (f"FelixConfiguration spec.{field}" for field in state.felix.ignored)
 
 
 def _address(family: Family, choice: Choice | None) -> AddressStatus:

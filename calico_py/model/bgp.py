@@ -34,6 +34,7 @@ class BGPConfiguration:
 
     Attributes:
         as_number, listen_port: None where the object does not say: the object ``default`` does, or Calico's default.
+        ignored: names of the fields that the object sets and calico-py does not act on, for status.
     """
 
     meta: Meta
@@ -41,6 +42,7 @@ class BGPConfiguration:
     listen_port: int | None = None
     mesh_enabled: bool = True
     program_cluster_routes: ProgramClusterRoutes | None = None
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

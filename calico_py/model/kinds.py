@@ -292,6 +292,19 @@ def _encode_reservation(reservation: IPReservation) -> dict[str, Any]:
     return _object("IPReservation", reservation.meta, spec)
 
 
+# Fields of BGPConfiguration that calico-py acts on, and those that the schema itself sets; status names all others.
+BGP_FIELDS = frozenset(
+    {
+        "asNumber",
+        "listenPort",
+        "logSeverityScreen",
+        "nodeToNodeMeshEnabled",
+        "programClusterRoutes",
+        "serviceLoadBalancerAggregation",
+    }
+)
+
+
 def _decode_bgp_configuration(obj: Json) -> BGPConfiguration:
     spec = obj.get("spec") or {}
     return BGPConfiguration(
@@ -300,6 +313,7 @@ def _decode_bgp_configuration(obj: Json) -> BGPConfiguration:
         listen_port=_int(spec, "listenPort", 0) or None,
         mesh_enabled=bool(spec.get("nodeToNodeMeshEnabled", True)),
         program_cluster_routes=_optional_enum(ProgramClusterRoutes, spec, "programClusterRoutes"),
+        ignored=tuple(sorted(spec.keys() - BGP_FIELDS)),
     )
 
 

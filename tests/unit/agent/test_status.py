@@ -19,7 +19,9 @@ from calico_py.agent.metrics import make_metrics
 from calico_py.agent.receiver import Receiver
 from calico_py.agent.status_build import build_status
 from calico_py.cli.status import command, render
+from calico_py.model.bgp import BGPConfiguration
 from calico_py.model.intent import Intent
+from calico_py.model.kinds import BGP_CONFIGURATIONS
 from tests.unit.agent.statuses import inputs
 
 
@@ -81,6 +83,26 @@ class TestBuild:
         assert status.environment[0].startswith("IPPool pool")
         assert "CALICO_PY_LOGLEVEL" in status.environment[1]
         assert set(status.without_effect) == {"CLUSTER_TYPE", "FelixConfiguration spec.bpfEnabled"}
+
+    def test_a_bgp_configuration_whose_password_or_prefixes_have_no_effect_is_named(self) -> None:
+        def config(name: str, **spec: object) -> BGPConfiguration:
+            return BGP_CONFIGURATIONS.decode({"metadata": {"name": name}, "spec": spec})
+
+        password = {"secretKeyRef": {"name": "bgp", "key": "password"}}
+        given = inputs()
+        state = dataclasses.replace(
+            given.state,
+            bgp=config("default", nodeMeshPassword=password, asNumber=65001, logSeverityScreen="Info"),
+            node_bgp={
+                "node1": config("node.node1", prefixAdvertisements=[]),
+                "node2": config("node.node2", bindMode="x"),
+            },
+        )
+        found = set(build_status(dataclasses.replace(given, state=state)).without_effect)
+        assert {name for name in found if name.startswith("BGP")} == {
+            "BGPConfiguration spec.nodeMeshPassword",
+            "BGPConfiguration node.node1 spec.prefixAdvertisements",
+        }
 
     def test_before_the_first_pass_there_is_a_status_too(self) -> None:
         early = dataclasses.replace(
