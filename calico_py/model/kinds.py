@@ -278,12 +278,11 @@ def _encode_ipam_configuration(config: IPAMConfiguration) -> dict[str, Any]:
 
 
 def _decode_reservation(obj: Json) -> IPReservation:
-    spec = obj.get("spec") or {}
+    """As in Calico a CIDR with host bits, which the schema lets pass, is the network in which the address lies."""
+    cidrs = (obj.get("spec") or {}).get("reservedCIDRs") or ()
     return IPReservation(
         meta=decode_meta(obj),
-        reserved_cidrs=tuple(
-            parse_network(cidr, field="spec.reservedCIDRs") for cidr in spec.get("reservedCIDRs") or ()
-        ),
+        reserved_cidrs=tuple(parse_interface(cidr, field="spec.reservedCIDRs").network for cidr in cidrs),
     )
 
 
