@@ -199,9 +199,9 @@ def _as_last_said(node: Node, before: Node | None) -> Node:
     """A node whose annotation of an address someone removed or broke: it has the one that it last had.
 
     Its own agent puts the annotation back; until then neither its routes nor its sessions go. Another Node of the same
-    name is another node.
+    name is another node, and one that took back all that it said (--cleanup) has left.
     """
-    if before is None or before.meta.uid != node.meta.uid:
+    if before is None or before.meta.uid != node.meta.uid or (before.sending is not None and node.sending is None):
         return node
     ipv4, ipv6 = node.ipv4 or before.ipv4, node.ipv6 or before.ipv6
     said_all = ipv4 is node.ipv4 and ipv6 is node.ipv6

@@ -13,7 +13,7 @@ from calico_py.agent.view import ClusterView
 from calico_py.model.blocks import Attribute, IPAMBlock
 from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, NODES
 from calico_py.model.meta import Meta
-from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL
+from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
 from calico_py.model.nodes import Node
 from calico_py.model.pools import IPPool
 from calico_py.routing.pools import Pools, select_pools
@@ -53,6 +53,17 @@ async def test_an_address_that_someone_removes_or_breaks_is_as_last_said() -> No
             assert view.state().nodes["node2"].ipv4 == IPv4Interface(ADDRESS), "and stays so"
         moved = "192.168.1.99/24"
         assert (await annotate(store, view, NODE_IPV4_ADDRESS, moved)).ipv4 == IPv4Interface(moved)
+
+
+async def test_a_node_that_took_back_all_that_it_said_has_no_address() -> None:
+    """`calico-py node --cleanup`: the others' routes, sessions and filters are to forget it, though the Node stays."""
+    store = MemoryStore()
+    async with viewing(store) as view:
+        assert (await annotate(store, view, NODE_SENDING, "{}")).sending == {}
+        gone = dict.fromkeys((NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE_SENDING))
+        await store.patch(NODES, "node2", {"metadata": {"annotations": gone}})
+        await until(lambda: not view.nodes.objects["node2"].meta.annotations)
+        assert view.state().nodes["node2"].ipv4 is None
 
 
 async def test_a_receiver_that_is_withdrawn_is_withdrawn() -> None:
