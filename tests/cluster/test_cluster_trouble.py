@@ -126,13 +126,12 @@ def test_the_label_of_a_block_with_a_borrowed_address_comes_back(kube: Cluster) 
 
 def test_addresses_are_in_order_after_all_this(kube: Cluster) -> None:
     """Each pod that runs has its addresses, each node that of its tunnel, and nobody else has any."""
+    set_mode(kube, "Always")
     ends = [*one_on_each_node(kube), *web_pods(kube)]
     expected = {str(address) for pod in ends for address in pod.addresses}
     wait_until(lambda: in_use(kube)["pods"] == expected, within=90, what="blocks tell of the pods that run, alone")
-    tunnels = in_use(kube)["tunnels"]
-    assert len(tunnels) == len(kube.nodes)
-    said = kube.kubectl("exec", "--namespace=kube-system", "ds/calico-node", "--", "calico-py", "ipam", "check").stdout
-    print(said)
+    assert len(in_use(kube)["tunnels"]) == len(kube.nodes)
+    print(kube.kubectl("exec", "--namespace=kube-system", "ds/calico-node", "--", "calico-py", "ipam", "check").stdout)
 
 
 def start_waiting_watches_again(kube: Cluster) -> None:
