@@ -95,6 +95,9 @@ def test_a_node_that_is_deleted_gives_everything_back_and_may_return(kube: Clust
     kube.stop("node3-kubelet")
     try:
         kube.kubectl("delete", "node", "node3")
+        # What Kubernetes does by itself 40 to 60 s later, as long as which a pod may live and keep its address.
+        gone = ("--all-namespaces", "--field-selector=spec.nodeName=node3", "--force", "--grace-period=0")
+        kube.kubectl("delete", "pods", *gone)
         seconds = wait_until(lambda: not owned_by(kube, "node3"), within=WITHIN, what="all of node3 is given back")
         print(f"\nall of a deleted node was given back after {seconds:.0f} s")
     finally:
