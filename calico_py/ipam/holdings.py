@@ -84,21 +84,27 @@ class Holdings:
         await self._search.load()
         note = self._notes.get(handle_id)
         if note is not None:
-            for cidr in note.blocks:
-                await self._writer.latest(cidr)
-            return _held(self._writer.known.values(), handle_id)
+            return self._held_in(await self._read(note.blocks), handle_id)
         record = await self._handles.find(handle_id)
-        if not _held(self._own(), handle_id):
+        if not self._held_in((), handle_id):
             await self._search.load(again=True)
         if record is None:
-            await self._list_lending()
-        else:
-            for cidr in record.blocks:
-                await self._writer.latest(cidr)
-        found = _held(self._writer.known.values(), handle_id)
-        if record is not None and record.blocks != Counter(a.block for a in found):
+            found = self._held_in([*await self._list_lending(), *await self._read(self._search.own)], handle_id)
+            self._forget_lending(found)
+            return found
+        found = self._held_in(await self._read(record.blocks), handle_id)
+        if record.blocks != Counter(a.block for a in found):
             self._handles.mark(handle_id, record.blocks)
         return found
+
+    async def _read(self, cidrs: Iterable[Network]) -> list[IPAMBlock]:
+        found = [await self._writer.latest(cidr) for cidr in tuple(cidrs)]
+        return [block for block in found if block is not None]
+
+    def _held_in(self, read: Iterable[IPAMBlock], handle_id: str) -> list[Assigned]:
+        """What it holds in blocks that were just read, whether they are still known or not, and in all that are."""
+        blocks_by_cidr = {block.cidr: block for block in read} | self._writer.known
+        return _held(blocks_by_cidr.values(), handle_id)
 
     async def list_all(self) -> list[IPAMBlock]:
         """The node's own blocks and all that lend addresses, as the API has them now."""
@@ -119,6 +125,11 @@ class Holdings:
 
     def _own(self) -> list[IPAMBlock]:
         return [block for cidr in self._search.own if (block := self._writer.known.get(cidr)) is not None]
+
+    def _forget_lending(self, found: Iterable[Assigned]) -> None:
+        """Keep the blocks in which this node has something: of those that lend there may be thousands."""
+        noted = {cidr for note in self._notes.values() for cidr in note.blocks}
+        self._writer.forget_but(noted.union(self._search.own, (a.block for a in found)))
 
     async def _list_lending(self) -> list[IPAMBlock]:
         listing = await self._store.list(IPAM_BLOCKS, labels=f"{LABEL_BORROWED}=true")

@@ -48,6 +48,45 @@ async def test_a_handle_is_released_once() -> None:
     assert not await cluster.handles()
 
 
+async def test_of_the_blocks_that_lend_only_those_are_kept_in_which_the_node_has_something() -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/24", 28)])
+    lender, borrower, other = cluster.node("node2"), cluster.node("node1"), cluster.node("node3")
+    first, second = ip_network("10.0.0.0/28"), ip_network("10.0.0.16/28")
+    for block in (first, second):
+        await lender.assign(workload(f"owner-{block[0]}", requested=(block[0],)))
+    (mine,) = await borrower.assign(workload("mine", requested=(first[1],)))
+    await other.assign(workload("others", requested=(second[1],)))
+    await borrower.drain()
+    restarted = cluster.node("node1")
+    await restarted.release_handle("k8s-pod-network.nobody")
+    assert not restarted.writer.known
+    await restarted.lookup("k8s-pod-network.mine")
+    await restarted.release_handle("k8s-pod-network.nobody")
+    assert (await restarted.lookup("k8s-pod-network.mine"))[0].address == mine.address
+    await borrower.release_handle("k8s-pod-network.nobody")
+    assert set(borrower.writer.known) == {first}
+
+
+async def test_blocks_that_are_forgotten_amid_a_release_hide_no_address_of_it() -> None:
+    """The leader forgets other nodes' blocks at the end of each collection, whatever goes on beside it."""
+    cluster = IPAMCluster([pool("10.0.0.0/24", 28)])
+    lender = cluster.node("node2")
+    borrowed = [ip_address("10.0.0.1"), ip_address("10.0.0.17"), ip_address("10.0.0.33")]
+    for address in borrowed:
+        await lender.assign(workload(f"owner-{address}", requested=(address - 1,)))
+    before = cluster.node("node1")
+    await before.assign(workload("c1", requested=tuple(borrowed)))
+    await before.drain()
+
+    def forget(when: str, verb: str, kind: str, name: str) -> None:
+        if (when, verb, kind, name) == ("before", "get", "IPAMBlock", "10-0-0-32-28"):
+            allocator.forget_foreign_blocks()
+
+    allocator = cluster.node("node1", cluster.store.with_fault(forget))
+    assert await allocator.release_handle("k8s-pod-network.c1") == 3
+    assert not set(borrowed) & (await cluster.held()).keys()
+
+
 async def test_a_handle_without_addresses_goes_at_the_next_release() -> None:
     """The agent died between the release in the block and the deletion of the handle; the runtime repeats its DEL."""
     cluster = IPAMCluster([pool("10.0.0.0/24")])
