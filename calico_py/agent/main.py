@@ -303,10 +303,22 @@ async def _install_conflist(agent: Parts) -> None:
     while reason := agent.not_ready():
         log.debug("network configuration not written yet: %s", reason)
         await asyncio.sleep(_READY_POLL)
-    if install_conflist(
-        Path(agent.config.cni_conf_dir), bin_directory=Path(agent.config.cni_bin_dir), name=agent.config.cni_conf_name
-    ):
-        log.info("wrote %s/%s", agent.config.cni_conf_dir, agent.config.cni_conf_name)
+    config = agent.config
+    conflist = Path(config.cni_conf_dir) / config.cni_conf_name
+    backoff, trouble = Backoff(), Trouble(log)
+    while True:
+        try:
+            written = install_conflist(
+                conflist.parent, bin_directory=Path(config.cni_bin_dir), name=config.cni_conf_name
+            )
+        except OSError as error:
+            trouble.tell(f"{conflist} cannot be written", f"{error}; free or mend its disk, the node gets no pods yet")
+            await asyncio.sleep(backoff.wait())
+            continue
+        trouble.over()
+        if written:
+            log.info("wrote %s", conflist)
+        return
 
 
 async def _pool_surroundings(agent: Parts) -> PoolSurroundings:

@@ -80,8 +80,16 @@ class NetworkCondition:
             log.debug("not ready yet: %s", causes[0])
             await asyncio.sleep(_POLL)
         await self._write("False", UP, "calico-py serves the pods of this node")
-        self._marker.parent.mkdir(parents=True, exist_ok=True)
-        self._marker.touch()
+        try:
+            self._marker.parent.mkdir(parents=True, exist_ok=True)
+            self._marker.touch()
+        except OSError as error:
+            log.warning(
+                "%s cannot be written (%s): the next start of the agent will take itself for the first since the boot; "
+                "free or mend its disk",
+                self._marker,
+                error.strerror,
+            )
 
     async def _write(self, status: str, reason: str, message: str) -> None:
         backoff, trouble = Backoff(), Trouble(log)
