@@ -33,6 +33,7 @@ Key = tuple[str, str, int]  # peer, prefix, path id
 VERSION = 1
 SYNC_LIMIT = 120.0  # seconds that a peer without End-of-RIB gets before its stale paths go
 MAX_PATHS = 100_000  # of one neighbour, to bound the memory; the agent's own limit is far below
+PATIENT_LOOKS = 12  # between reloads where ExaBGP has not been able to listen for long
 BACKLOG = 50_000  # lines above twice the table that may wait for an agent which does not read
 
 ATTRIBUTES = (
@@ -63,6 +64,7 @@ class Bridge:
         self.outbox: Outbox | None = None
         self.unread = 0
         self.save = False
+        self._deaf_looks = 0  # in a row
         self._deaf: set[tuple[bytes, int]] = set()  # addresses and ports where ExaBGP should listen and does not
 
     # From ExaBGP
@@ -286,5 +288,8 @@ class Bridge:
     def listens(self, found: set[tuple[bytes, int]]) -> None:
         """Where ExaBGP listens. It tries to once a reload, and says nothing if the address is not usable yet."""
         self._deaf = {(packed(local), port) for local, port in self.watched.values()} - found
-        if self._deaf:
+        self._deaf_looks = self._deaf_looks + 1 if self._deaf else 0
+        # At the first, second, fourth look and so on, then at every twelfth: a reload of 500 neighbours takes 2 s.
+        looks = self._deaf_looks
+        if looks and (looks & (looks - 1) == 0 or looks % PATIENT_LOOKS == 0):
             self.orders.reload_again()

@@ -422,6 +422,21 @@ def test_where_exabgp_does_not_listen_it_is_told_to_try_again() -> None:
     assert [record["deaf"] for record in told(bridge)] == [False]
 
 
+def test_where_it_cannot_listen_for_long_it_is_made_to_try_ever_less() -> None:
+    """A router on the host may have the port for good, and a reload of many neighbours takes seconds."""
+    bridge = Bridge("d1")
+    bridge.agent_line(json.dumps({"do": "watch", "peers": [[P, "10.0.0.1", 179]]}), 0.0)
+    reloads = []
+    for look in range(1, 61):  # five minutes
+        bridge.listens(set())
+        reloads += [look] * commands(bridge).count("reload")
+    assert reloads[:6] == [1, 2, 4, 8, 12, 16]
+    assert len(reloads) <= 10
+    bridge.listens({(packed("10.0.0.1"), 179)})
+    bridge.listens(set())
+    assert commands(bridge) == ["reload"], "a new loss is answered at once"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_the_sockets_on_which_a_process_listens(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
