@@ -79,8 +79,9 @@ class Parts:
         """Why no ADD can be served now, as a sentence; empty if it can."""
         late = [watched for watched in self.view.watched() if not watched.in_sync]
         if late:
-            what = ", ".join(watched.plural for watched in late)
-            return f"not in sync with the API server yet ({what}): {late[0].error or 'the first list has not come yet'}"
+            what = ", ".join(dict.fromkeys(watched.plural for watched in late))
+            why = late[0].error or self.own.problem or "the first list has not come yet"
+            return f"not in sync with the API server yet ({what}): {why}"
         if self.own.problem:
             return self.own.problem
         if not self.has_node:
