@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from calico_py.agent.own_blocks import OwnBlocks
 from calico_py.agent.pod_facts import PodLookup
 from calico_py.kube.reflector import Reflector
 from calico_py.model.bgp import BGPConfiguration, FelixConfiguration
@@ -74,6 +75,10 @@ class ClusterView:
             on_pools()
             on_change()
 
+        def on_claim_change() -> None:
+            self.own_blocks.follow()
+            on_change()
+
         def on_block_change() -> None:
             on_blocks()
             if self._block_facts_changed():
@@ -85,8 +90,8 @@ class ClusterView:
         self._selected: tuple[list[IPPool], tuple[IPPool, ...]] = ([], ())
         self.nodes = Reflector(store, NODES, on_change)
         self.pools = Reflector(store, IP_POOLS, on_pool_change)
-        self.affinities = Reflector(store, BLOCK_AFFINITIES, on_change)
-        self.own_blocks = Reflector(store, IPAM_BLOCKS, on_block_change, fields=f"spec.affinity=host:{node}")
+        self.affinities = Reflector(store, BLOCK_AFFINITIES, on_claim_change)
+        self.own_blocks = OwnBlocks(store, node, on_block_change, self.affinities)
         self.lending_blocks = Reflector(store, IPAM_BLOCKS, on_block_change, labels=f"{LABEL_BORROWED}=true")
         self.bgp = Reflector(store, BGP_CONFIGURATIONS, on_change)
         self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change)

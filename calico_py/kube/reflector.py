@@ -15,10 +15,12 @@ from calico_py.model.meta import Meta
 from calico_py.model.net import InvalidError
 from calico_py.model.store import (
     EventType,
+    ForbiddenError,
     GoneError,
     Kind,
     Listing,
     NotFoundError,
+    RefusedError,
     Store,
     StoreError,
     WatchEvent,
@@ -54,6 +56,7 @@ class Reflector(Generic[N]):
         on_change: called after objects changed in something else than their resourceVersion, and when ``in_sync``
             is first set; must not block.
         labels, fields: selectors in Kubernetes' syntax.
+        optional: where the server refuses the list (400: it does not know the field), `run` raises RefusedError.
         trouble: shared by reflectors of one server, which fail together.
 
     Attributes:
@@ -71,6 +74,7 @@ class Reflector(Generic[N]):
         *,
         labels: str = "",
         fields: str = "",
+        optional: bool = False,
         trouble: Trouble | None = None,
     ) -> None:
         self.kind = kind
@@ -81,6 +85,7 @@ class Reflector(Generic[N]):
         self._store = store
         self._on_change = on_change
         self._selectors = {"labels": labels, "fields": fields}
+        self._optional = optional
         self._trouble = trouble or Trouble(log)
         self._party = f"{kind.plural} {labels} {fields}"
         self._version = ""
@@ -103,6 +108,9 @@ class Reflector(Generic[N]):
             try:
                 listing = await self._store.list(self.kind, **self._selectors)
             except StoreError as error:
+                refused = isinstance(error, RefusedError) and not isinstance(error, ForbiddenError)
+                if refused and self._optional:
+                    raise
                 self._failed(error)
                 await asyncio.sleep(backoff.wait())
             else:

@@ -30,6 +30,7 @@ from calico_py.model.store import (
     ConflictError,
     EventType,
     ExistsError,
+    ForbiddenError,
     GoneError,
     Json,
     Kind,
@@ -333,6 +334,12 @@ class TestKubeStore(StoreContract):
         unknown = dataclasses.replace(IP_POOLS, plural="nosuchthings")
         with pytest.raises(NotFoundError):
             await store.list(unknown)
+
+    async def test_a_field_by_which_the_server_cannot_select_is_refused(self, store: Store) -> None:
+        """By this an agent tells that the CRD of blocks is Calico's."""
+        with pytest.raises(RefusedError, match=r"field label not supported: spec\.cidr") as caught:
+            await store.list(IPAM_BLOCKS, fields="spec.cidr=10.0.0.0/26")
+        assert not isinstance(caught.value, ForbiddenError)
 
     async def test_the_first_event_of_a_watch_says_that_it_has_begun(self, store: KubeStore) -> None:
         version = (await store.list(IP_POOLS)).resource_version
