@@ -253,14 +253,18 @@ class Loop:
             previous=self._sending,
             now=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        userspace = done.receiver.open and ipip.engine == Engine.USERSPACE
+        labels: dict[str, str | None] = {NODE_TUNNEL_ENGINE_LABEL: None}
+        if done.receiver.open and ipip.engine == Engine.USERSPACE:
+            labels[NODE_TUNNEL_ENGINE_LABEL] = "userspace"
+        elif done.receiver.open and ipip.engine == Engine.NONE:
+            labels = {}  # the device is made again: until then the engine that serves it waits for it
         self._publisher.set(
             annotations={
                 NODE_IPV4_IPIP_TUNNEL: str(ipip.address) if self._announced else None,
                 NODE_SENDING: encode_sending(sending),
                 **self._as_annotation(),
             },
-            labels={NODE_TUNNEL_ENGINE_LABEL: "userspace" if userspace else None},
+            labels=labels,
         )
 
 

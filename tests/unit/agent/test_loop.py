@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from calico_py.agent.receiver import Phase
+from calico_py.dataplane.ipip import Engine
 from calico_py.model.kernel import Delete, Link, NftTable, Put
 from calico_py.model.kinds import NODES
-from calico_py.model.names import NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
+from calico_py.model.names import NODE_IPV4_IPIP_TUNNEL, NODE_SENDING, NODE_TUNNEL_ENGINE_LABEL
 from calico_py.model.pools import EncapMode
 from tests.fakes.waiting import until
 from tests.unit.agent.one_node import ME, OneNode, block
@@ -270,6 +271,25 @@ async def test_an_announcement_removed_while_the_engine_is_away_is_put_back(tmp_
         await node.annotate(ME, NODE_IPV4_IPIP_TUNNEL, None)
         await asyncio.sleep(0.3)
         assert (await node.annotations()).get(NODE_IPV4_IPIP_TUNNEL) == before
+
+
+async def test_a_device_that_cannot_be_made_for_a_moment_keeps_its_engine(tmp_path: Path) -> None:
+    """In Kubernetes the engine ends with the label, and takes seconds to come back."""
+    node = OneNode(tmp_path, kernel_ipip=False)
+    await node.prepare(EncapMode.ALWAYS)
+    async with node.agent() as loop:
+        await until(lambda: NODE_TUNNEL_ENGINE_LABEL in node.view.labels())
+        await node.quiet()
+        tunl0 = node.link("tunl0")
+        assert tunl0 is not None
+        await node.kernel.send([Delete(tunl0)])
+        node.kernel.fail_next(errno.EBUSY, 4, Link)
+        await until(lambda: loop.last is not None and loop.last.applied.ipip.engine == Engine.NONE)
+        await node.quiet()
+        assert NODE_TUNNEL_ENGINE_LABEL in node.view.labels()
+        node.kernel.fail_no_more()
+        await until(lambda: loop.last is not None and loop.last.applied.ipip.engine == Engine.USERSPACE)
+        assert NODE_TUNNEL_ENGINE_LABEL in node.view.labels()
 
 
 async def test_a_restart_after_the_withdrawal_leaves_the_receiver_open(
