@@ -35,9 +35,23 @@ class Installed:
     traces: Mapping[str, Mapping[str, str]]
 
 
+# Debian's packages of what a cluster is made of, by something that is there where they are.
+NEEDED = {
+    "/bin/busybox": "busybox-static",
+    "/usr/bin/containerd": "containerd",
+    "/usr/bin/etcd": "etcd-server",
+    "/usr/bin/mmdebstrap": "mmdebstrap",
+    "/usr/lib/cni/portmap": "containernetworking-plugins",
+    "/usr/sbin/iptables": "iptables",
+    "/usr/sbin/runc": "runc",
+}
+
+
 @pytest.fixture(scope="package")
 def kube(turns: Turns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster, without a network. The images are built while its control plane starts."""
+    if missing := [package for path, package in NEEDED.items() if not Path(path).exists()]:
+        pytest.skip(f"a cluster needs apt-get install {' '.join(missing)}")
     folder, archives = tmp_path_factory.mktemp("cluster"), tmp_path_factory.mktemp("images")
     with ThreadPoolExecutor(1) as builder, contextlib.ExitStack() as stack:
         with turns.beside_others():
