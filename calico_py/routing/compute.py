@@ -33,7 +33,7 @@ def compute_intent(state: ClusterState, learned: LearnedRoutes, local: Local) ->
     problems are returned.
     """
     pools = select_pools(state.pools.values())
-    holders = find_holders(state.affinities.values(), state.blocks)
+    holders = find_holders(state.affinities.values(), state.blocks, local.node)
     programmers, pair_problems = _programmers(state, local)
     problems = (*pools.problems, *holders.problems, *pair_problems)
     me = state.nodes.get(local.node)

@@ -29,11 +29,17 @@ class Holders:
     problems: tuple[Problem, ...]
 
 
-def find_holders(affinities: Iterable[BlockAffinity], blocks: Mapping[Network, IPAMBlock]) -> Holders:
+def find_holders(affinities: Iterable[BlockAffinity], blocks: Mapping[Network, IPAMBlock], me: str = "") -> Holders:
     """Confirmed claims of hosts, then borrowed addresses.
 
-    Where two nodes hold confirmed claims on one block, the block itself says whose it is if this node sees it;
-    else the older claim counts. Pending claims and claims being deleted are not routed (Calico's rule).
+    Where two nodes hold confirmed claims on one block, the block itself says whose it is if this node sees it. This
+    node sees all blocks of its own, so one that it does not see is the other's; else the older claim counts. Pending
+    claims and claims being deleted are not routed (Calico's rule).
+
+    Args:
+        affinities: of the cluster.
+        blocks: this node's own and those that lend addresses.
+        me: name of this node.
     """
     found: dict[Network, BlockAffinity] = {}
     problems: list[Problem] = []
@@ -44,7 +50,8 @@ def find_holders(affinities: Iterable[BlockAffinity], blocks: Mapping[Network, I
             found[claim.cidr] = claim
             continue
         block = blocks.get(claim.cidr)
-        winner = claim if block is not None and block.node == claim.node else rival
+        holder = block.node if block is not None else None
+        winner = claim if holder == claim.node or (block is None and rival.node == me) else rival
         found[claim.cidr] = winner
         loser = rival if winner is claim else claim
         problems.append(
