@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from calico_py.ipam import blocks
@@ -13,7 +14,7 @@ from calico_py.ipam.commits import BlockGoneError
 from calico_py.ipam.garbage import Judgement, Memory, PodName, PodView, Verdict, View, judge, living_addresses, verdict
 from calico_py.ipam.requests import IPAMError, Release, Released
 from calico_py.model.blocks import BlockAffinity, IPAMBlock, IPAMHandle
-from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS, IPAM_HANDLES
+from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS, IPAM_HANDLES, NODES
 from calico_py.model.net import Network
 from calico_py.model.store import ConflictError, NotFoundError, Store
 
@@ -94,9 +95,13 @@ class Collector:
         now = self._now()
         memory, cooldown = self._remember(now), self._allocator.cooldown
         # In a thread: over the addresses of thousands of nodes it takes seconds, in which this node's pods want theirs.
-        judgement = await asyncio.to_thread(judge, view, memory, now=now, grace=grace, cooldown=cooldown)
+        look = partial(judge, now=now, grace=grace, cooldown=cooldown)
+        judgement = await asyncio.to_thread(look, view, memory)
+        if late := await self._standing(judgement.gone):
+            view = replace(view, nodes=late.union(view.nodes))
+            judgement = await asyncio.to_thread(look, view, memory)
         self._memory = judgement.memory
-        released = await self._release(view, judgement)
+        released = await self._release(view, judgement, late)
         await _some_at_once(self._tidy, judgement.tidy)
         await _some_at_once(self._resolve, judgement.affinities)
         empty = self._empty_by_now(view, judgement)
@@ -130,11 +135,26 @@ class Collector:
             raise IPAMError(f"the list of nodes lacks {self._allocator.node}, on which this runs: nothing is collected")
         return nodes
 
-    async def _release(self, view: View, judgement: Judgement) -> Released:
+    async def _standing(self, gone: Collection[str]) -> frozenset[str]:
+        """Nodes that the watch does not show, and the API has: it lags, and what is theirs must not go."""
+        found = await _some_at_once(self._exists, sorted(gone))
+        late = frozenset(name for name, exists in zip(sorted(gone), found, strict=True) if exists)
+        if late:
+            log.warning("the watch of nodes lags: it lacks %s", ", ".join(sorted(late)))
+        return late
+
+    async def _exists(self, node: str) -> bool:
+        try:
+            await self._store.get(NODES, node)
+        except NotFoundError:
+            return False
+        return True
+
+    async def _release(self, view: View, judgement: Judgement, late: frozenset[str]) -> Released:
         """Look once more at nodes and pods, and release what is still leaked."""
         if not judgement.releases:
             return Released()
-        view = replace(view, nodes=self._living_nodes(), pods=await self._pods())
+        view = replace(view, nodes=late.union(self._living_nodes()), pods=await self._pods())
         living = living_addresses(view.pods)
         held = {(a.address, a.sequence): a for block in view.blocks for a in blocks.allocations(block)}
         by_node: dict[str, list[Release]] = {}

@@ -15,7 +15,9 @@ from calico_py.ipam.collector import Collector
 from calico_py.ipam.garbage import Judgement, Memory, PodName, PodView, View, judge
 from calico_py.ipam.requests import AssignRequest, IPAMError, Tunnel
 from calico_py.model.blocks import Attribute, IPAMBlock
-from calico_py.model.kinds import IPAM_BLOCKS
+from calico_py.model.kinds import IPAM_BLOCKS, NODES
+from calico_py.model.meta import Meta
+from calico_py.model.nodes import Node
 from calico_py.model.pools import EncapMode
 from tests.fakes.ipam import IPAMCluster, config, pool, problems, workload
 
@@ -249,6 +251,20 @@ async def test_what_is_leaked_is_judged_beside_what_else_the_agent_does(monkeypa
     await leader.allocator.assign(workload("c2"))
     assigned.set()
     assert (await collecting).candidates
+
+
+async def test_a_node_that_the_watch_does_not_show_yet_keeps_what_it_has() -> None:
+    """Its tunnel's address would be a pod's while tunl0 still has it."""
+    cluster = IPAMCluster([pool("10.0.0.0/16", ipip_mode=EncapMode.ALWAYS)])
+    leader, joiner = Leader(cluster), cluster.node("node2")
+    await joiner.ensure_tunnel_address(Tunnel.IPIP)
+    await joiner.assign(AssignRequest("calico-py-warm-node2", families=(4,) * 8))
+    await cluster.store.create(NODES, Node(Meta("node2")))
+    leader.nodes = {"node1"}
+    found = await leader.collector.collect()
+    assert (found.released.released, found.blocks, found.unsettled) == ((), (), 0)
+    await cluster.store.delete(NODES, "node2")
+    assert len((await leader.collector.collect()).released.released) == 9
 
 
 async def test_what_is_left_of_a_deleted_pool_goes_with_its_last_address() -> None:
