@@ -140,6 +140,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
     )
     reactions += [loop.mark, publisher.refresh]
     pool_reactions += [tunnel_address.refresh]
+    block_reactions += [lambda: tunnel_address.observe(view.own_blocks.objects.values())]
     return Parts(
         config=config,
         server=store.host,

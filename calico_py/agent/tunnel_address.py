@@ -6,13 +6,15 @@ when its pool is gone, or by cleanup.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from calico_py.ipam.allocator import Allocator
+from calico_py.ipam.blocks import held_by
 from calico_py.ipam.requests import IPAMError, Tunnel
 from calico_py.kube.backoff import Backoff
-from calico_py.model.net import Address
+from calico_py.model.blocks import IPAMBlock
+from calico_py.model.net import Address, contains
 from calico_py.model.store import StoreError
 from calico_py.trouble import Trouble
 
@@ -43,8 +45,18 @@ class TunnelAddress:
         self._look = asyncio.Event()
 
     def refresh(self) -> None:
-        """Pools or blocks changed: look again."""
+        """Pools changed: look again."""
         self._look.set()
+
+    def observe(self, blocks: Iterable[IPAMBlock]) -> None:
+        """Blocks changed: look again where the address is this node's no more, before a pod gets it as well."""
+        if self.address is None:
+            return
+        handle = Tunnel.IPIP.handle(self._allocator.node)
+        for block in blocks:
+            if contains(block.cidr, self.address) and self.address not in {a.address for a in held_by(block, handle)}:
+                self._allocator.observe(block)
+                self._look.set()
 
     async def run(self) -> None:
         """Have an address whenever one is needed, for ever."""

@@ -1,0 +1,44 @@
+"""The address of tunl0, where somebody else takes it away."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from calico_py.agent.tunnel_address import TunnelAddress
+from calico_py.ipam.requests import Release, Tunnel
+from calico_py.model.net import Address
+from calico_py.model.pools import EncapMode
+from tests.fakes.ipam import IPAMCluster, pool
+from tests.fakes.waiting import until
+
+
+@contextlib.asynccontextmanager
+async def running(cluster: IPAMCluster) -> AsyncIterator[TunnelAddress]:
+    tunnel = TunnelAddress(cluster.node("node1"), needed=lambda: True, on_change=lambda: None)
+    task = asyncio.create_task(tunnel.run())
+    tunnel.refresh()
+    try:
+        await until(lambda: tunnel.known)
+        yield tunnel
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def held_for_tunnel(cluster: IPAMCluster) -> set[Address]:
+    handle = Tunnel.IPIP.handle("node1")
+    return {address for address, a in (await cluster.held()).items() if a.handle == handle}
+
+
+async def test_an_address_that_somebody_releases_is_replaced_as_soon_as_the_watch_tells() -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/24", ipip_mode=EncapMode.ALWAYS)])
+    async with running(cluster) as tunnel:
+        lost = tunnel.address
+        assert lost is not None
+        tunnel.observe(await cluster.blocks())
+        await asyncio.sleep(0.05)
+        assert tunnel.address == lost, "it is this node's"
+        await cluster.node("elsewhere").release([Release(lost)])
+        tunnel.observe(await cluster.blocks())
+        await until(lambda: tunnel.address != lost)
+        assert await held_for_tunnel(cluster) == {tunnel.address}
