@@ -141,7 +141,7 @@ def parse_call(request: Request) -> Call:
         namespace=args.get("K8S_POD_NAMESPACE", ""),
         pod=args.get("K8S_POD_NAME", ""),
         uid=args.get("K8S_POD_UID", ""),
-        addresses=_parse_addresses(args, runtime, document) if verb == Verb.ADD else (),
+        addresses=_parse_addresses(args, runtime, document, config.version) if verb == Verb.ADD else (),
         mac=parse_mac(args.get("MAC") or runtime.get("mac") or "") if verb == Verb.ADD else "",
         pools=(*config.ipv4_pools, *config.ipv6_pools),
     )
@@ -290,7 +290,7 @@ def _parse_args(text: str, *, strict: bool) -> dict[str, str]:
     return args
 
 
-def _parse_addresses(args: Mapping[str, str], runtime: Json, document: Json) -> tuple[Address, ...]:
+def _parse_addresses(args: Mapping[str, str], runtime: Json, document: Json, version: str) -> tuple[Address, ...]:
     """By the capability ``ips``, by the label args.cni.ips, or by the old CNI_ARGS IP."""
     label = _mapping(_mapping(document, "args"), "cni").get("ips")
     found = runtime.get("ips") or label or [ip for ip in args.get("IP", "").split(",") if ip]
@@ -302,6 +302,8 @@ def _parse_addresses(args: Mapping[str, str], runtime: Json, document: Json) -> 
             addresses.append(parse_interface(text, field="ips").ip if "/" in text else parse_address(text, field="ips"))
         except (InvalidError, TypeError):
             raise _invalid("ips", text, "an IPv4 or IPv6 address") from None
+    if VERSIONS.index(version) < VERSIONS.index("0.3.0") and len({a.version for a in addresses}) < len(addresses):
+        raise _invalid("ips", found, f"one address of each family: a result of cniVersion {version} holds no more")
     return tuple(addresses)
 
 

@@ -167,6 +167,17 @@ def test_addresses_that_are_asked_for(env: dict[str, str], config: dict[str, Any
     assert parse_call(request(env, **config)).addresses == (ip_address("10.0.0.1"), ip_address("fd00::1"))
 
 
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+def test_more_addresses_than_an_old_result_can_tell(version: str) -> None:
+    config: dict[str, Any] = {"cniVersion": version, "runtimeConfig": {"ips": ["10.0.0.1", "10.0.0.2"]}}
+    error = refusal(request(**config))
+    assert error.code == Code.INVALID_CONFIGURATION
+    assert f"expected one address of each family: a result of cniVersion {version} holds no more" in error.details
+    config["runtimeConfig"] = {"ips": ["10.0.0.1", "fd00::1"]}
+    assert len(parse_call(request(**config)).addresses) == 2
+    assert len(parse_call(request(runtimeConfig={"ips": ["10.0.0.1", "10.0.0.2"]})).addresses) == 2
+
+
 def test_attachments_that_gc_leaves() -> None:
     gc = {"CNI_COMMAND": "GC"}
     listed = [{"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "eth0"}]
