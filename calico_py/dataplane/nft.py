@@ -31,7 +31,9 @@ def render_rules(firewall: Firewall) -> NftTable:
     - Traffic from a pool with natOutgoing to an address in no pool leaves with the node's address, unless it came
       through the tunnel: then its own node has decided.
     - What this node sends into the tunnel from its own address, as a connection to a Service that was turned to a pod,
-      leaves with the tunnel's address, as in Calico: or the answer would come outside of the tunnel.
+      leaves with the tunnel's address, as in Calico: or the answer would come outside of the tunnel. Not by masquerade:
+      the kernel ends such a connection when its device changes (nf_nat_oif_changed), as it does when the pool's mode
+      does. And before kube-proxy, which would masquerade it.
     """
     rules = "\n".join(
         [
@@ -69,6 +71,12 @@ def _render_set(name: str, kind: str, elements: list[str], *, interval: bool = F
 
 
 def _render_chains(firewall: Firewall) -> str:
+    source = firewall.tunnel_address
+    into_tunnel = (
+        f'\t\toifname "{IPIP_DEVICE}" ip saddr @nodes4 counter snat ip to {source} fully-random comment "own address"\n'
+        if source is not None
+        else ""
+    )
     from_nodes = "\t\tip saddr @nodes4 return\n\t\tip6 saddr @nodes6 return\n" if firewall.receive_ipip else ""
     return f"""\
 \tchain prerouting {{
@@ -82,10 +90,12 @@ def _render_chains(firewall: Firewall) -> str:
 \tchain tunnel {{
 {from_nodes}\t\tcounter drop comment "IPIP from a stranger"
 \t}}
+\tchain into_tunnel {{
+\t\ttype nat hook postrouting priority srcnat - 1; policy accept;
+{into_tunnel}\t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tiifname "{IPIP_DEVICE}" return
-\t\toifname "{IPIP_DEVICE}" ip saddr @nodes4 counter masquerade fully-random comment "node into the tunnel"
 \t\tip saddr @masquerade4 ip daddr != @pools4 counter masquerade fully-random comment "natOutgoing"
 \t\tip6 saddr @masquerade6 ip6 daddr != @pools6 counter masquerade fully-random comment "natOutgoing"
 \t}}"""

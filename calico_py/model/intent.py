@@ -95,12 +95,14 @@ class Firewall:
         nodes: addresses of all nodes, the only ones from which tunnel packets are accepted.
         receive_ipip: protocol 4 is accepted at all.
         pools: CIDRs of all pools; masquerade: those with natOutgoing.
+        tunnel_address: of tunl0; None while there is none.
     """
 
     nodes: frozenset[Address] = frozenset()
     receive_ipip: bool = False
     pools: frozenset[Network] = frozenset()
     masquerade: frozenset[Network] = frozenset()
+    tunnel_address: IPv4Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ def _firewall(state: ClusterState, pools: Pools, local: Local) -> Firewall:
         receive_ipip=local.ipip_receiver,
         pools=frozenset(pool.cidr for pool in pools.usable),
         masquerade=frozenset(pool.cidr for pool in pools.usable if pool.nat_outgoing),
+        tunnel_address=local.ipip_address,
     )
 
 

@@ -32,7 +32,11 @@ WAIT = 0.3  # seconds until a packet counts as lost
 
 POOLS: frozenset[Network] = frozenset({ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/48")})
 FIREWALL = Firewall(
-    nodes=frozenset(map(ip_address, (NODE, NODE6, PEER))), receive_ipip=True, pools=POOLS, masquerade=POOLS
+    nodes=frozenset(map(ip_address, (NODE, NODE6, PEER))),
+    receive_ipip=True,
+    pools=POOLS,
+    masquerade=POOLS,
+    tunnel_address=IPv4Address("10.244.1.1"),
 )
 FROM_POD, FROM_STRANGER = "IPIP from a pod", "IPIP from a stranger"
 
@@ -230,6 +234,29 @@ async def test_the_nodes_own_goes_into_the_tunnel_with_the_tunnels_address(
     assert source_seen(wires, source, REMOTE_POD, sender) == source, "the control: without the table"
     assert await wires.nft.apply(FIREWALL) == ""
     assert source_seen(wires, source, REMOTE_POD, sender) == seen
+
+
+async def test_what_the_node_sent_into_the_tunnel_goes_on_when_the_mode_changes(wires: Wires) -> None:
+    """The kernel ends a masqueraded connection whose device changes (nf_nat_oif_changed); this one is none."""
+    wires.node.run("sh", "-ec", TUNNEL_SCRIPT)
+    wires.peer.run("ip", "route", "add", "10.244.1.0/26", "via", NODE)
+    wires.node.run(
+        "sh", "-ec", f"ip link add eth1 type veth peer name eth1 netns {wires.peer.path}; ip link set eth1 up"
+    )
+    wires.peer.run("ip", "link", "set", "eth1", "up")
+    assert await wires.nft.apply(FIREWALL) == ""
+    with (
+        opened(wires.peer, socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+        opened(wires.node, socket.AF_INET, socket.SOCK_DGRAM) as sending,
+    ):
+        receiver.bind((REMOTE_POD, PORT))
+        sending.bind((NODE, 0))
+        sending.sendto(b"by the tunnel", (REMOTE_POD, PORT))
+        _, before = receiver.recvfrom(100)
+        wires.node.run("ip", "route", "replace", "10.244.2.0/26", "via", PEER, "dev", "eth1", "onlink")
+        sending.sendto(b"by the uplink", (REMOTE_POD, PORT))
+        data, after = receiver.recvfrom(100)
+    assert (data, after) == (b"by the uplink", before)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ FIREWALL = Firewall(
     receive_ipip=True,
     pools=frozenset({POOL4, IPv4Network("10.64.0.0/16"), POOL6}),
     masquerade=frozenset({POOL4}),
+    tunnel_address=IPv4Address("10.244.1.1"),
 )
 
 GOLDEN = """\
@@ -61,10 +62,13 @@ GOLDEN = """\
 \t\tip6 saddr @nodes6 return
 \t\tcounter drop comment "IPIP from a stranger"
 \t}
+\tchain into_tunnel {
+\t\ttype nat hook postrouting priority srcnat - 1; policy accept;
+\t\toifname "tunl0" ip saddr @nodes4 counter snat ip to 10.244.1.1 fully-random comment "own address"
+\t}
 \tchain postrouting {
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tiifname "tunl0" return
-\t\toifname "tunl0" ip saddr @nodes4 counter masquerade fully-random comment "node into the tunnel"
 \t\tip saddr @masquerade4 ip daddr != @pools4 counter masquerade fully-random comment "natOutgoing"
 \t\tip6 saddr @masquerade6 ip6 daddr != @pools6 counter masquerade fully-random comment "natOutgoing"
 \t}"""
@@ -81,7 +85,7 @@ def test_without_a_receiver_no_node_is_let_in() -> None:
 
 
 def test_the_digest_is_that_of_the_rules() -> None:
-    same = Firewall(FIREWALL.nodes, FIREWALL.receive_ipip, FIREWALL.pools, FIREWALL.masquerade)
+    same = Firewall(FIREWALL.nodes, FIREWALL.receive_ipip, FIREWALL.pools, FIREWALL.masquerade, FIREWALL.tunnel_address)
     assert render_rules(same).digest == render_rules(FIREWALL).digest
     assert render_rules(Firewall()).digest != render_rules(FIREWALL).digest
 
