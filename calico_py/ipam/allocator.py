@@ -253,6 +253,10 @@ class Allocator:
         self._holdings.note(after.handle_id, {assigned.block}, self._now())
         return after
 
+    def adopt(self, assigned: Assigned) -> None:
+        """It turned out to be assigned, though the answer that said so was lost: its IPAMHandle is written behind."""
+        self._holdings.note(assigned.handle_id, {assigned.block}, self._now())
+
     # Finding and releasing
 
     async def lookup(self, handle_id: str) -> tuple[Assigned, ...]:

@@ -131,11 +131,11 @@ class BlockWriter:
     async def _commit(self, cidr: Network, batch: list[_Waiting]) -> None:
         unavailable = 0
         for attempt in range(RETRIES):
-            base = await self.latest(cidr)
-            if base is None:
-                raise BlockGoneError(f"there is no block {cidr}")
-            block, answers = _apply(base, batch)
             try:
+                base = await self.latest(cidr)
+                if base is None:
+                    raise BlockGoneError(f"there is no block {cidr}")
+                block, answers = _apply(base, batch)
                 if block is not base:
                     await self._write(block)
             except (ConflictError, NotFoundError):

@@ -226,6 +226,7 @@ class Promises:
         """A pod lives with an address that is not the API's any more, or whose hand-over lost its answer."""
         held = {a.address: a for a in await self._allocator.lookup(pod.handle_id)}
         if address in held:
+            self._allocator.adopt(held[address])
             return held[address]
         try:
             got = await self._allocator.assign(AssignRequest(pod.handle_id, pod.secondary, requested=(address,)))

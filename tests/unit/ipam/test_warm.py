@@ -149,6 +149,34 @@ async def test_what_fails_again_and_again_keeps_nothing_else_from_being_told(tmp
         assert await held(cluster, f"k8s-pod-network.{container}") == {str(got.address)}
 
 
+async def test_a_hand_over_without_an_answer_is_in_the_handle_too(tmp_path: Path) -> None:
+    """Of one family the answers get lost until the round ends; the next finds that it is done."""
+    cluster = IPAMCluster([pool("10.0.0.0/26"), pool("fd00::/122")])
+    losing = away = False
+
+    def fault(when: str, verb: str, kind: str, name: str) -> None:
+        nonlocal away
+        of_ipv4 = kind == "IPAMBlock" and name.startswith("10-")
+        if losing and of_ipv4 and (when, verb) == ("after", "update"):
+            away = True
+            raise UnavailableError("the answer got lost")
+        if away and of_ipv4:
+            raise UnavailableError("the API server is away")
+
+    node = WarmNode(cluster, tmp_path, families=(4, 6))
+    warm, allocator = await node.begin(cluster.store.with_fault(fault))
+    losing = True
+    await warm.assign(workload("c1", 4, 6))
+    assert not await warm.catch_up()
+    assert away
+    losing = away = False
+    while not await warm.catch_up():
+        await allocator.drain()
+    await warm.catch_up()
+    await allocator.drain()
+    assert await problems(cluster) == []
+
+
 async def test_a_pod_that_goes_before_the_api_heard_of_it_gives_its_address_back(
     cluster: IPAMCluster, node: WarmNode
 ) -> None:
