@@ -228,15 +228,21 @@ class Promises:
         if address in held:
             self._allocator.adopt(held[address])
             return held[address]
+        if not self._lives(pod):
+            return None  # it needs the address no more
         try:
             got = await self._allocator.assign(AssignRequest(pod.handle_id, pod.secondary, requested=(address,)))
         except (AddressTakenError, PoolError) as error:
-            self._tell_lost(pod, address, error)
+            if self._lives(pod):
+                self._tell_lost(pod, address, error)
             return None
         self.reclaimed += 1
         self._reclaimed_at[pod.handle_id] = asyncio.get_running_loop().time()
         log.warning("address %s of %s had been released by somebody else and is its own again", address, pod)
         return got[0]
+
+    def _lives(self, pod: Pod) -> bool:
+        return self.pods.get(pod.handle_id) is pod
 
     def _tell_lost(self, pod: Pod, address: Address, error: IPAMError) -> None:
         node = self._allocator.node
@@ -272,7 +278,7 @@ class Promises:
         """Claim again what the pod has and the API does not give it."""
         async with pod.writing:
             for missing in self._missing(pod):
-                if self.pods.get(pod.handle_id) is not pod:
+                if not self._lives(pod):
                     return
                 found = await self._reclaim(pod, missing.address)
                 kept = tuple(a for a in pod.addresses if a != missing)
