@@ -15,6 +15,9 @@ from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
+_PEACE = 60.0  # seconds after which a change by somebody else is a new one
+_NO_ACCIDENT = 0.5  # seconds; a wait of that length follows three changes in a row
+
 
 class NodePublisher:
     """Keeps annotations and labels of one Node as they should be.
@@ -34,6 +37,10 @@ class NodePublisher:
         self._annotations: dict[str, str | None] = {}
         self._labels: dict[str, str | None] = {}
         self._dirty = asyncio.Event()
+        self._written: dict[str, dict[str, str | None]] = {}
+        self._written_at = 0.0
+        self._patience = Backoff(cap=_PEACE / 2)
+        self._rival = Trouble(log)
 
     def set(
         self, *, annotations: Mapping[str, str | None] | None = None, labels: Mapping[str, str | None] | None = None
@@ -55,6 +62,7 @@ class NodePublisher:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
+            await self._give_way()
             difference = self._difference()
             if not difference:
                 trouble.over()
@@ -71,6 +79,23 @@ class NodePublisher:
                 self.last_error = ""
                 trouble.over()
                 backoff.reset()
+                self._written, self._written_at = difference, asyncio.get_running_loop().time()
+
+    async def _give_way(self) -> None:
+        """Wait ever longer where what was written a moment ago is missing again: somebody else puts it right too."""
+        difference = self._difference()
+        if not difference or difference != self._written:
+            return
+        if asyncio.get_running_loop().time() - self._written_at > _PEACE:
+            self._rival.over()
+            self._patience.reset()
+            return
+        wait = self._patience.wait()
+        if wait > _NO_ACCIDENT:
+            keys = ", ".join(sorted(key for part in difference.values() for key in part))
+            what = f"Node {self._node}: somebody else keeps changing {keys}"
+            self._rival.tell(what, "see metadata.managedFields of the Node; stop the other program")
+        await asyncio.sleep(wait)
 
     def _difference(self) -> dict[str, dict[str, str | None]]:
         node = self._observed()

@@ -74,6 +74,34 @@ async def test_what_someone_removed_comes_back() -> None:
         await eventually(store, {"keep": "me", NODE_IPV4_ADDRESS: "192.168.1.11/24"})
 
 
+async def test_who_always_takes_it_away_is_answered_ever_later_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Two programs that each put right what the other wrote would ask the API server as fast as it answers."""
+    writes = 0
+
+    def count(when: str, verb: str, _kind: str, _name: str) -> None:
+        nonlocal writes
+        writes += (when, verb) == ("before", "patch")
+
+    store = MemoryStore(fault=count)
+    key = NODE_IPV4_ADDRESS
+
+    async def undo() -> None:
+        while True:
+            await asyncio.sleep(0.005)
+            if key in await annotations(store):
+                await store.patch(NODES, "node1", {"metadata": {"annotations": {key: None}}})
+
+    async with publisher(store) as out:
+        other = asyncio.create_task(undo())
+        out.set(annotations={key: "192.168.1.11/24"})
+        await asyncio.sleep(2)
+        other.cancel()
+        assert writes / 2 <= 10
+        assert "somebody else keeps changing" in caplog.text
+        assert key in caplog.text
+        await eventually(store, {"keep": "me", key: "192.168.1.11/24"})
+
+
 @pytest.mark.parametrize("key", [NODE_IPV4_ADDRESS])
 async def test_an_api_that_fails_is_asked_again_and_named(key: str) -> None:
     fault = Flaky()
