@@ -67,6 +67,7 @@ class SysctlKeeper:
     def __init__(self, kernel: Kernel, path: Path = DEFAULT_PATH) -> None:
         self._kernel = kernel
         self._path = path
+        self._told = ""  # what is wrong with the file
 
     def touched(self) -> list[Touched]:
         """What was changed, for status; empty where the file is missing or unreadable (which is logged)."""
@@ -76,7 +77,9 @@ class SysctlKeeper:
         except FileNotFoundError:
             return []
         except (ValueError, TypeError, OSError) as error:
-            _log.warning("%s: found %s, expected a list of settings; their old values are lost", self._path, error)
+            if str(error) != self._told:
+                self._told = str(error)
+                _log.warning("%s: found %s, expected a list of settings; their old values are lost", self._path, error)
             return []
 
     async def apply(self, settings: Mapping[str, str]) -> dict[str, str]:

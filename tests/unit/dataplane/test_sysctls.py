@@ -122,6 +122,17 @@ async def test_a_damaged_file_is_told_of(
     assert await keeper.apply({UPLINK: "2"}) == {}
 
 
+async def test_a_damaged_file_is_told_of_once(kernel: FakeKernel, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is read at every pass and at every look at the status."""
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    keeper = SysctlKeeper(kernel, path)
+    for _ in range(3):
+        await keeper.apply({})
+        assert keeper.touched() == []
+    assert len(caplog.records) == 1
+
+
 async def test_where_the_old_values_cannot_be_kept_nothing_is_changed(tmp_path: Path) -> None:
     """A full disk, say: it must not end the agent, and a setting whose old value is lost could not be put back."""
     kernel = FakeKernel()
