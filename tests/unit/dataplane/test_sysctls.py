@@ -125,7 +125,7 @@ async def test_a_damaged_file_is_told_of(
 async def test_a_damaged_file_is_told_of_once(kernel: FakeKernel, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is read at every pass and at every look at the status."""
     path.parent.mkdir(parents=True)
-    path.write_text("{")
+    path.write_text("{")  # noqa: ASYNC240 - nothing else runs
     keeper = SysctlKeeper(kernel, path)
     for _ in range(3):
         await keeper.apply({})
