@@ -115,7 +115,8 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         config=view.ipam_configuration,
         now=lambda: datetime.now(UTC),
         reserved=view.reserved,
-        taken=lambda: [affinity.cidr for affinity in view.affinities.objects.values()],
+        # A block that is nobody's has no affinity, and counts as one that lends.
+        taken=lambda: [*(affinity.cidr for affinity in view.affinities.objects.values()), *view.blocks()],
     )
     tunnel_address = TunnelAddress(
         allocator,

@@ -167,16 +167,16 @@ async def _read_all(store: Store) -> tuple[Cluster, Rules]:
 
 async def release_addresses(store: Store, cluster: Cluster, wanted: Iterable[Address], *, force: bool) -> list[str]:
     """Release those that may go; why the others may not."""
-    held = {a.address: a for block in cluster.view.blocks for a in allocations(block) if not a.cooling}
+    held = {a.address: (block.cidr, a) for block in cluster.view.blocks for a in allocations(block) if not a.cooling}
     due, refused = [], []
     for address in wanted:
-        found = held.get(address)
+        block, found = held.get(address, (None, None))
         if found is None:
             refused.append(f"{address}: nobody has it")
         elif (reason := _keeps(found, cluster.view)) and not force:
             refused.append(f"{address}: {reason}; --force releases it all the same")
         else:
-            due.append(Release(address, found.handle, found.sequence))
+            due.append(Release(address, found.handle, found.sequence, block))
     config = IPAMConfiguration(Meta("default"))
     allocator = Allocator(
         store,

@@ -263,7 +263,7 @@ class Plugin:
 
     async def _give_back(self, assigned: Sequence[Assigned], request: Request) -> None:
         """Release what a failed ADD took; at once, or else by a DEL of its container that waits."""
-        releases = [Release(one.address, one.handle_id, one.sequence) for one in assigned]
+        releases = [Release(one.address, one.handle_id, one.sequence, one.block) for one in assigned]
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._addresses.release(releases)

@@ -152,7 +152,7 @@ class Allocator:
 
     async def _undo(self, got: Sequence[Assigned]) -> None:
         """Release what was assigned in vain; no cooldown, for nobody has used it."""
-        releases = [Release(a.address, a.handle_id, a.sequence) for a in got]
+        releases = [Release(a.address, a.handle_id, a.sequence, a.block) for a in got]
         try:
             await self._release(releases, timedelta(0))
         except (StoreError, IPAMError):
@@ -204,7 +204,7 @@ class Allocator:
         Raises:
             StoreError: the API failed.
         """
-        releases = [Release(a.address, a.handle_id, a.sequence) for a in assigned]
+        releases = [Release(a.address, a.handle_id, a.sequence, a.block) for a in assigned]
         return await self._tasks.to_its_end(self._release(releases, timedelta(0)), name="release what was reserved")
 
     def choose(self, request: AssignRequest, of: Family) -> tuple[IPPool, ...]:
@@ -271,7 +271,7 @@ class Allocator:
 
     async def _release_handle(self, handle_id: str) -> int:
         found = await self._holdings.find(handle_id)
-        done = await self._release_and_tidy([Release(a.address, a.handle_id, a.sequence) for a in found])
+        done = await self._release_and_tidy([Release(a.address, a.handle_id, a.sequence, a.block) for a in found])
         if done.released and not done.refused:
             self._holdings.emptied(handle_id)
         return len(done.released)
@@ -301,7 +301,8 @@ class Allocator:
     ) -> Released:
         by_block: dict[Network | None, list[Release]] = {}
         for wanted in releases:
-            by_block.setdefault(await self._holdings.block_of(wanted.address, self._pools()), []).append(wanted)
+            cidr = wanted.block or await self._holdings.block_of(wanted.address, self._pools())
+            by_block.setdefault(cidr, []).append(wanted)
         parts: list[Released] = []
         change = partial(ReleaseAddresses, now=self._now, cooldown=cooldown, unused_since=unused_since)
         await _all_of([self._release_in(cidr, change(some), parts) for cidr, some in by_block.items()])
@@ -366,7 +367,7 @@ class Allocator:
                     use=AllowedUse.TUNNEL,
                 )
                 kept = (await self.assign(request))[0]
-            await self.release([Release(a.address, handle_id, a.sequence) for a in found if a != kept])
+            await self.release([Release(a.address, handle_id, a.sequence, a.block) for a in found if a != kept])
             return kept.address if kept else None
 
     async def release_tunnel_address(self, tunnel: Tunnel) -> int:

@@ -168,16 +168,16 @@ def _keepers(view: View) -> Iterable[PodName]:
 
 def _leaks(view: View, watch: _Watch, grace: timedelta) -> Iterable[Release]:
     living = living_addresses(view.pods)
-    by_handle: dict[str, list[Allocation]] = {}
+    by_handle: dict[str, list[tuple[IPAMBlock, Allocation]]] = {}
     for block in view.blocks:
         for allocation in allocations(block):
             if not allocation.cooling:
-                by_handle.setdefault(allocation.handle or str(allocation.address), []).append(allocation)
+                by_handle.setdefault(allocation.handle or str(allocation.address), []).append((block, allocation))
     for held in by_handle.values():
         # All of a handle's addresses or none: else its IPAMHandle and the blocks disagree on what is left.
-        confirmed = [_is_confirmed(allocation, view, living, watch, grace) for allocation in held]
+        confirmed = [_is_confirmed(allocation, view, living, watch, grace) for _, allocation in held]
         if all(confirmed):
-            yield from (Release(a.address, a.handle, a.sequence) for a in held)
+            yield from (Release(a.address, a.handle, a.sequence, block.cidr) for block, a in held)
 
 
 def _is_confirmed(

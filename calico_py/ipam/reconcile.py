@@ -50,7 +50,7 @@ def leaked_addresses(
     """The addresses that this node's dead containers hold, each with the handle and sequence number that were seen."""
     handles = {workload_handle(container, network) for container in living.containers} | set(living.handles)
     return [
-        Release(a.address, a.handle, a.sequence)
+        Release(a.address, a.handle, a.sequence, block.cidr)
         for block in blocks
         for a in allocations(block)
         if is_workload(a, network) and a.node == node and a.handle not in handles and a.address not in living.addresses

@@ -55,11 +55,13 @@ class Release:
     Attributes:
         handle_id: not released where another handle holds it by now; empty does not ask.
         sequence: not released where it was allocated anew since; None does not ask.
+        block: CIDR of the block in which it lies; None where the caller does not know.
     """
 
     address: Address
     handle_id: str = ""
     sequence: int | None = None
+    block: Network | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

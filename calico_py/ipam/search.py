@@ -19,7 +19,7 @@ from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import RETRIES, BlockGoneError, BlockWriter
 from calico_py.ipam.requests import AddressTakenError, Assigned, ContendedError, ExhaustedError, UnreadableError
 from calico_py.ipam.rules import RECLAIM_AGE, block_limit_of, cooldown_of, may_claim_ahead, may_press
-from calico_py.ipam.walks import merge_networks, walk_blocks
+from calico_py.ipam.walks import merge_networks, occupied, walk_blocks
 from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
 from calico_py.model.kinds import IPAM_BLOCKS
 from calico_py.model.names import LABEL_BORROWED
@@ -203,14 +203,21 @@ class Search:
         """Assign one certain address and add it to ``got``, claiming its block if nobody has it, whatever the limit.
 
         Raises:
-            AddressTakenError: somebody holds it, or its block is another node's and affinity is strict.
+            AddressTakenError: somebody holds it; its block is another node's and affinity is strict; or blocks of
+                another size are in its way.
             ContendedError, StoreError: as ``find``; what is in ``got`` is the caller's to release.
         """
         await self.load()
-        cidr = network_at(address, pool.block_size)
+        taken = self._taken()
+        cidr = next((each for each in taken if contains(each, address)), network_at(address, pool.block_size))
         for _ in range(RETRIES):
             block = await self._writer.latest(cidr)
             if block is None:
+                if inner := next((each for each in taken if each != cidr and contains(cidr, each)), None):
+                    raise AddressTakenError(
+                        f"address {address}: found block {inner} in {cidr}, expected none but of /{pool.block_size}: "
+                        f"IPPool {pool.name} was made anew with another blockSize; delete the pods of that block first"
+                    )
                 async with self._exclusive():
                     await self._claim(cidr)
                 continue
@@ -355,8 +362,9 @@ class Search:
     async def _walk(self, want: Want, taken: set[Network]) -> bool:
         taken.update(self.own)
         for pool in want.pools:
-            for cidr in walk_blocks(pool, self._node, self.reserved()):
-                if cidr not in taken and await self._claim(cidr):
+            used, wider = occupied(taken, pool)
+            for cidr in walk_blocks(pool, self._node, [*self.reserved(), *wider]):
+                if cidr not in used and await self._claim(cidr):
                     return True
         return False
 

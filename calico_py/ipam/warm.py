@@ -159,7 +159,7 @@ class WarmAddresses:
         pod.addresses = tuple(a for a in pod.addresses if a not in due)
         if not pod.addresses:
             self._promises.forget(pod.handle_id)
-        return await self._allocator.release([Release(a.address, a.handle_id, a.sequence) for a in due])
+        return await self._allocator.release([Release(a.address, a.handle_id, a.sequence, a.block) for a in due])
 
     async def lookup(self, handle_id: str) -> Sequence[Assigned]:
         """All that the handle holds, or is about to."""
