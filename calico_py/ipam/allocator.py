@@ -390,6 +390,7 @@ class Allocator:
         for block in seen:
             for handle_id in {a.handle for a in blocks.allocations(block) if a.node == self.node}:
                 self._handles.mark(handle_id, [block.cidr])
+        self._holdings.forget_lending()
         return ReconcileReport(released, len(mine) - len(released.released))
 
     async def release_block(self, block: IPAMBlock) -> bool:

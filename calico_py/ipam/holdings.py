@@ -90,7 +90,7 @@ class Holdings:
             await self._search.load(again=True)
         if record is None:
             found = self._held_in([*await self._list_lending(), *await self._read(self._search.own)], handle_id)
-            self._forget_lending(found)
+            self.forget_lending(found)
             return found
         found = self._held_in(await self._read(record.blocks), handle_id)
         if record.blocks != Counter(a.block for a in found):
@@ -126,8 +126,8 @@ class Holdings:
     def _own(self) -> list[IPAMBlock]:
         return [block for cidr in self._search.own if (block := self._writer.known.get(cidr)) is not None]
 
-    def _forget_lending(self, found: Iterable[Assigned]) -> None:
-        """Keep the blocks in which this node has something: of those that lend there may be thousands."""
+    def forget_lending(self, found: Iterable[Assigned] = ()) -> None:
+        """Keep the blocks in which this node has something, and these: of those that lend there may be thousands."""
         noted = {cidr for note in self._notes.values() for cidr in note.blocks}
         self._writer.forget_but(noted.union(self._search.own, (a.block for a in found)))
 

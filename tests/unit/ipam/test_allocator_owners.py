@@ -65,6 +65,10 @@ async def test_of_the_blocks_that_lend_only_those_are_kept_in_which_the_node_has
     assert (await restarted.lookup("k8s-pod-network.mine"))[0].address == mine.address
     await borrower.release_handle("k8s-pod-network.nobody")
     assert set(borrower.writer.known) == {first}
+    await other.drain()
+    await other.reconcile(Living(containers=["others"]))
+    await other.drain()
+    assert set(other.writer.known) == {second}
 
 
 async def test_blocks_that_are_forgotten_amid_a_release_hide_no_address_of_it() -> None:
