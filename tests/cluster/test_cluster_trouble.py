@@ -190,7 +190,7 @@ def expect_new_pods(kube: Cluster) -> None:
     assert {pod.node.place.name for pod in found} == set(kube.nodes)
     for source in found:
         for target in found:
-            assert fetch(source.network, f"http://{target.address()}/") == target.name
+            assert fetch(source.network, f"http://{target.address()}/") == target.name, f"{source} to {target}"
 
 
 def owned_by(kube: Cluster, node: str) -> list[str]:
