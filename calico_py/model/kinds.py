@@ -27,7 +27,8 @@ from calico_py.model.nodes import Node, Sending
 from calico_py.model.pools import AllowedUse, EncapMode, IPPool
 from calico_py.model.store import Json, Kind
 
-PAGE_SIZE = 500  # kubectl's; some 4 MB of JSON of pods or blocks
+PAGE_SIZE = 500  # kubectl's; some 4 MB of JSON of pods
+_BLOCKS_A_PAGE = 100  # 1 MB of JSON of blocks of 64 addresses, 100 MB of the largest
 
 E_ = TypeVar("E_", bound=StrEnum)
 I_ = TypeVar("I_", IPv4Interface, IPv6Interface)
@@ -468,7 +469,9 @@ def _calico(kind: str, plural: str, decode: Any, encode: Any, *, page_size: int 
 
 IP_POOLS: Kind[IPPool] = _calico("IPPool", "ippools", _decode_pool, _encode_pool)
 BLOCK_AFFINITIES: Kind[BlockAffinity] = _calico("BlockAffinity", "blockaffinities", _decode_affinity, _encode_affinity)
-IPAM_BLOCKS: Kind[IPAMBlock] = _calico("IPAMBlock", "ipamblocks", _decode_block, _encode_block, page_size=PAGE_SIZE)
+IPAM_BLOCKS: Kind[IPAMBlock] = _calico(
+    "IPAMBlock", "ipamblocks", _decode_block, _encode_block, page_size=_BLOCKS_A_PAGE
+)
 IPAM_HANDLES: Kind[IPAMHandle] = _calico(
     "IPAMHandle", "ipamhandles", _decode_handle, _encode_handle, page_size=PAGE_SIZE
 )

@@ -43,10 +43,11 @@ class Server:
 
 @pytest.mark.parametrize("kind", [IPAM_BLOCKS, IPAM_HANDLES])
 async def test_what_grows_with_pods_is_listed_in_pages(kind: Kind[Any]) -> None:
-    server = Server([f"n{number}" for number in range(2 * PAGE_SIZE + 1)])
+    server = Server([f"n{number}" for number in range(2 * kind.page_size + 1)])
     listing = await server.store.list(kind)
     assert len(listing.items) + len(listing.invalid) == len(server.names)
-    assert [asked["limit"] for asked in server.asked] == [str(PAGE_SIZE)] * 3
+    assert [asked["limit"] for asked in server.asked] == [str(kind.page_size)] * 3
+    assert 0 < kind.page_size <= PAGE_SIZE
 
 
 async def test_the_leader_reads_the_pods_of_the_cluster_in_pages() -> None:
