@@ -48,7 +48,8 @@ def benchmark_seconds() -> Callable[[Callable[[], object]], float]:
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
     """To be filled by a benchmark, whose docstring gives the title; it fails where a figure exceeds its limit."""
-    found = Figures((request.function.__doc__ or request.node.nodeid).strip().splitlines()[0].rstrip("."))
+    title = (request.function.__doc__ or request.node.name).strip().splitlines()[0].rstrip(".")
+    found = Figures(title, str(request.path.relative_to(request.config.rootpath)))
     yield found
     found.keep()
     assert not found.missed(), f"missed: {', '.join(found.missed())}"

@@ -1,6 +1,7 @@
 """Thirty pods at once on one node of a real cluster: by calico-py, and by ptp with host-local in its place.
 
 Both conflists have the same plugins chained behind; a file that sorts before calico-py's own puts the other in force.
+calico-py's pods get addresses of both families, ptp's of IPv4.
 """
 
 import json
