@@ -210,6 +210,7 @@ class Search:
         await self.load()
         taken = self._taken()
         cidr = next((each for each in taken if contains(each, address)), network_at(address, pool.block_size))
+        looked = False  # another node's block is not watched: what is known of it may be old
         for _ in range(RETRIES):
             block = await self._writer.latest(cidr)
             if block is None:
@@ -228,8 +229,13 @@ class Search:
             except StoreError:
                 got += change.attempted
                 raise
-            except NotOursError as error:
-                raise AddressTakenError(f"address {address}: {error}, and strictAffinity is true") from None
+            except (AddressTakenError, NotOursError) as error:
+                if not looked and await self._writer.refresh(cidr):
+                    looked = True
+                elif isinstance(error, NotOursError):
+                    raise AddressTakenError(f"address {address}: {error}, and strictAffinity is true") from None
+                else:
+                    raise
             except BlockGoneError:
                 continue
         raise ContendedError(f"address {address}: block {cidr} came and went {RETRIES} times")

@@ -192,6 +192,22 @@ async def test_a_pod_gets_the_address_that_it_asks_for_and_no_second_pod_does() 
     assert (await allocator.assign(workload("c2", requested=(wanted,))))[0].address == wanted
 
 
+@pytest.mark.parametrize("strict", [False, True])
+async def test_an_address_that_was_taken_a_moment_ago_is_given_once_it_is_free(*, strict: bool) -> None:
+    """A pod with an address of its own that moves: blocks of other nodes are not watched."""
+    cluster = IPAMCluster([pool("10.0.0.0/24")], config(strict_affinity=strict))
+    before, after = cluster.node("node1"), cluster.node("node2")
+    (got,) = await before.assign(workload("c1"))
+    for _ in range(2):
+        with pytest.raises(AddressTakenError):
+            await after.assign(workload("c2", requested=(got.address,)))
+    await before.release_handle("k8s-pod-network.c1")
+    if strict:
+        assert await before.release_block((await cluster.blocks())[0])
+    (found,) = await after.assign(workload("c2", requested=(got.address,)))
+    assert found.address == got.address
+
+
 async def test_an_address_in_another_nodes_block_is_borrowed_unless_affinity_is_strict() -> None:
     cluster = IPAMCluster([pool("10.0.0.0/26")])
     await cluster.node("node1").assign(workload("c1"))
