@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from calico_py.ipam import blocks
 from calico_py.ipam.requests import AddressTakenError, Assigned, Release, Released
 from calico_py.model.blocks import Attribute, IPAMBlock
+from calico_py.model.names import warm_handle
 from calico_py.model.net import Address, Network
 
 Now = Callable[[], datetime]
@@ -81,7 +82,7 @@ class AssignAddress:
         ordinal = blocks.ordinal_of(block, self.address)
         held = blocks.allocation_at(block, ordinal)
         if held is not None and not held.cooling:
-            raise AddressTakenError(f"address {self.address} is already assigned, to handle {held.handle or 'unknown'}")
+            raise AddressTakenError(f"address {self.address} is already assigned, {_holder(held)}")
         if held is None:
             after = blocks.assign_at(block, ordinal, self.owner)
         else:
@@ -149,6 +150,13 @@ class HandOver:
         after = blocks.reassign(block, [ordinal], self.owner)
         self._last = _assigned(after, ordinal, self.assigned.pool)
         return after, self._last
+
+
+def _holder(held: blocks.Allocation) -> str:
+    """Who has an address. A node's stock cannot be asked: a pod may have it by now, without the API's knowledge."""
+    if held.node and held.handle == warm_handle(held.node):
+        return f"to the stock of node {held.node}; an IPReservation makes every node let it go, and is none for a pod"
+    return f"to handle {held.handle or 'unknown'}"
 
 
 def _check_node(block: IPAMBlock, node: str | None) -> None:
