@@ -158,6 +158,14 @@ def runs_alone(file: Path) -> bool:
     return re.search(r"^pytestmark = .*pytest\.mark\.alone", file.read_text(), re.MULTILINE) is not None
 
 
+def refuse_alone_among_others(item: pytest.Item) -> None:
+    """Amid a run such a test waits for the longest of the others, and keeps all from beginning another."""
+    if item.get_closest_marker("alone") and not runs_alone(item.path) and CLUSTER not in item.path.as_posix():
+        raise pytest.UsageError(
+            f"{item.nodeid}: runs alone, so its file's pytestmark must say so; give it its own file"
+        )
+
+
 def rank(item: pytest.Item) -> tuple[bool, int]:
     """The place of an item's file in the order of a run."""
     folder = item.path.relative_to(item.config.rootpath).parent.as_posix()
@@ -167,6 +175,8 @@ def rank(item: pytest.Item) -> tuple[bool, int]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Benchmarks are named bench_*.py and never collected by default; root tests need root."""
     items.sort(key=rank)
+    for item in items:
+        refuse_alone_among_others(item)
     for item in items:
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: it makes network namespaces"))

@@ -17,6 +17,7 @@ from calico_py.model.net import Family
 
 LINGER = 1.0  # seconds for what is under way when the senders stop
 _WITHIN = 20.0  # seconds
+_APART = 0.1  # seconds between the beginning of one end and of the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,11 @@ class RunningFlow:
         for end in ends:
             if _line(end).strip() != "receiving":
                 raise LabError(f"flow: an end did not start: {_rest(end)}")
-        self.say("go")
+        # One after the other: of two first packets that cross each other, one of which natOutgoing is to translate,
+        # connection tracking drops one (nf_conntrack, insert_failed), whatever the routes do.
+        for end in ends:
+            self._tell(end, "go")
+            time.sleep(_APART)
 
     def stop(self) -> FlowResult:
         """Stop sending, wait for what is under way, and compare what was sent with what came.
@@ -78,10 +83,13 @@ class RunningFlow:
     def say(self, word: str) -> None:
         """Give both ends a word of calico_py.lab.flow: go, stop, report."""
         for end in self._ends:
-            assert end.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                end.stdin.write(f"{word}\n")
-                end.stdin.flush()
+            self._tell(end, word)
+
+    def _tell(self, end: "subprocess.Popen[str]", word: str) -> None:
+        assert end.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            end.stdin.write(f"{word}\n")
+            end.stdin.flush()
 
 
 def stop_all(running: Sequence[RunningFlow]) -> list[FlowResult]:

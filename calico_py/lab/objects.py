@@ -16,6 +16,8 @@ CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 POOLS = f"/apis/{names.GROUP}/{names.VERSION}/ippools"
 AFFINITIES = f"/apis/{names.GROUP}/{names.VERSION}/blockaffinities"
 
+_CONTAINER = "pause"
+
 
 def namespaces() -> list[dict[str, Any]]:
     """The namespaces that every cluster has."""
@@ -41,14 +43,16 @@ def node_status(place: NodePlace) -> dict[str, Any]:
 
 def pod(name: str, node_name: str) -> dict[str, Any]:
     """A Pod that the scheduler has placed."""
-    spec = {"nodeName": node_name, "containers": [{"name": "pause", "image": "pause"}]}
+    spec = {"nodeName": node_name, "containers": [{"name": _CONTAINER, "image": _CONTAINER}]}
     return _object("v1", "Pod", name, namespace="default") | {"spec": spec}
 
 
 def pod_status(addresses: Sequence[IPv4Address | IPv6Address], host: NodePlace) -> dict[str, Any]:
     """Patch of the subresource status: Running, with its addresses."""
+    container = {"name": _CONTAINER, "image": _CONTAINER, "imageID": "", "ready": True, "restartCount": 0}
     status = {
         "phase": "Running",
+        "containerStatuses": [container],
         "hostIP": str(host.ipv4.ip),
         "podIP": str(addresses[0]) if addresses else "",
         "podIPs": [{"ip": str(address)} for address in addresses],

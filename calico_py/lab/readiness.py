@@ -20,6 +20,7 @@ from calico_py.model.net import Address, Network
 HEALTH = ("127.0.0.1", 9099)
 _TIMEOUT = 2.0  # seconds, of a request to an agent
 _PAUSE = 0.1  # seconds between two looks
+_UNSUPERVISED = "the lab's supervisor has ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,18 @@ def wait_until_ready(
             told = causes
         if not any(causes.values()):
             return
-        supervisor = lab.state.read_supervisor()
-        if supervisor is None or not supervisor.alive:
-            raise LabError(f"the lab's supervisor has ended; its last words are in {lab.state.log('supervisor')}")
+        if not is_supervised(lab):
+            raise LabError(f"{_UNSUPERVISED}; its last words are in {lab.state.log('supervisor')}")
         if time.monotonic() > deadline:
             lines = [f"  {node}: {cause}" for node, cause in causes.items() if cause]
             raise LabError(f"not ready after {within:.0f} s:\n" + "\n".join(lines))
         time.sleep(_PAUSE)
+
+
+def is_supervised(lab: LiveLab) -> bool:
+    """Whether the lab's supervisor, without which nothing of it runs, is alive."""
+    supervisor = lab.state.read_supervisor()
+    return supervisor is not None and supervisor.alive
 
 
 def find_causes(lab: LiveLab) -> dict[str, str]:
@@ -90,7 +96,8 @@ def find_causes(lab: LiveLab) -> dict[str, str]:
         affinities = list_affinities(lab.api())
         pools = {item["spec"]["cidr"] for item in lab.api().list(objects.POOLS)}
     except ApiError as error:
-        return {place.name: str(error) for place in lab.topology.nodes}
+        cause = str(error) if is_supervised(lab) else f"{_UNSUPERVISED}; take the lab down and up again"
+        return {place.name: cause for place in lab.topology.nodes}
     causes = {}
     for place in lab.topology.nodes:
         answer = ask_agent(place.netns, "/readiness")

@@ -36,7 +36,7 @@ from calico_py.lab.processes import Identity
 from calico_py.lab.readiness import list_affinities
 from calico_py.lab.router_routes import RouterRoute, apply_router_routes, compute_router_routes
 from calico_py.lab.state import StateDir, base_lock, write_json
-from calico_py.lab.topology import LabSpec, compute_topology
+from calico_py.lab.topology import LabSpec, NodePlace, compute_topology
 from calico_py.model import names
 from calico_py.model.net import Network
 
@@ -88,15 +88,12 @@ class Supervisor:
             await self._tell(f"network namespace {netns}")
         inner, outer = self._start_api()
         await self._tell(f"API server at {outer.server}")
+        nodes = [await self._make_node(place) for place in self._topology.nodes]  # while that one starts
         await self._wait_for_api(outer)
         await self._register(outer)
-        shim = ensure_shim(cache_directory(os.environ) / "shim")  # on this thread: it runs a compiler to its end
-        for place in self._topology.nodes:
-            node = start_pause(place, self._state)
-            install_shim(shim, node.root / "opt/cni/bin")
-            _give_kubeconfig(node, inner)
+        for node in nodes:
+            _give_kubeconfig(node, inner)  # with the authority, which is there once the server runs
             self._kubelet.start_node(node)
-            await self._tell(f"node {place.name}")
         loop = asyncio.get_running_loop()
         works = (
             lambda: self._watch_labels(outer, loop),
@@ -105,6 +102,14 @@ class Supervisor:
         )
         for work in works:
             threading.Thread(target=work, daemon=True).start()
+
+    async def _make_node(self, place: NodePlace) -> LiveNode:
+        """Its file system, with what an init container would have put there."""
+        shim = ensure_shim(cache_directory(os.environ) / "shim")  # on this thread: it runs a compiler to its end
+        node = start_pause(place, self._state)
+        install_shim(shim, node.root / "opt/cni/bin")
+        await self._tell(f"node {place.name}")
+        return node
 
     async def _tell(self, line: str) -> None:
         async with self._changed:

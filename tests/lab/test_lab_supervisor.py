@@ -141,6 +141,8 @@ def test_without_a_supervisor_nobody_waits_for_its_nodes() -> None:
         with pytest.raises(LabError, match="supervisor has ended"):
             wait_until_ready(lab, within=60)
         assert time.monotonic() - begun < 5
+        shown = calico_py("lab", "status", "--name", lab.state.name)
+        assert "supervisor has ended; take the lab down" in " ".join(shown.stdout.split())
 
 
 def test_the_tunnel_runs_while_the_label_asks_for_it(lab: LiveLab) -> None:

@@ -15,7 +15,7 @@ from calico_py.dataplane.tunnel.lookup import LINGER
 from calico_py.dataplane.tunnel.rtnl import Rtnl
 from tests.netns.tunnel_nodes import Cluster, cluster, inside
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]  # it counts packets, and needs both processors
 
 
 @pytest.fixture
@@ -129,7 +129,6 @@ def test_control_deleted_route_loses(two: Cluster) -> None:
     assert back == 0
 
 
-@pytest.mark.alone  # it needs both processors
 def test_ten_thousand_packets_a_second_each_way(two: Cluster) -> None:
     """Both engines and both programs on two processors; the engines lose nothing."""
     assert _under_flows(two, lambda: None, rate=10_000, seconds=3) == (0, 0)

@@ -189,6 +189,10 @@ def cluster(
         lifecycle.down(name, reaped=False)
 
 
-def lost(results: dict[str, FlowResult]) -> dict[str, int]:
-    """Losses by flow; only those that lost."""
-    return {label: result.lost for label, result in results.items() if result.lost}
+def lost(results: dict[str, FlowResult]) -> dict[str, str]:
+    """Losses by flow, each way, with the first numbers that are missing; only those that lost."""
+    return {
+        label: f"there {result.there.lost} {result.there.missing}, back {result.back.lost} {result.back.missing}"
+        for label, result in results.items()
+        if result.lost
+    }

@@ -42,7 +42,7 @@ def test_agents_killed_amid_mode_changes(made: Cluster) -> None:
                 kill(made, "agent")
             made.wait_for(way)
             time.sleep(0.5)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_speakers_killed_before_a_mode_change(made: Cluster) -> None:
@@ -57,7 +57,7 @@ def test_speakers_killed_before_a_mode_change(made: Cluster) -> None:
         time.sleep(0.5)
         made.apply_mode("Always")
         made.wait_for(TUNNEL)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 @pytest.mark.parametrize(("mode", "way"), [("Always", TUNNEL), ("Never", BGP)])
@@ -71,7 +71,7 @@ def test_annotations_that_someone_breaks_or_removes(made: Cluster, mode: str, wa
                 made.kubectl("annotate", "--overwrite", "node", "node2", change)
                 time.sleep(0.5)
         assert made.routes("node1") == before
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_a_pool_that_is_deleted_and_made_again(made: Cluster) -> None:
@@ -85,7 +85,7 @@ def test_a_pool_that_is_deleted_and_made_again(made: Cluster) -> None:
         made.apply_mode("Always")
         made.wait_for(TUNNEL)
         time.sleep(0.5)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_a_node_that_is_deleted_and_made_again_is_reached_again(made: Cluster) -> None:
@@ -130,4 +130,4 @@ def test_everything_restarts_while_the_api_is_away(made: Cluster, mode: str, way
         eventually("the agents are ready", lambda: not any(made.status(node)["not_ready"] for node in NODES))
         time.sleep(2)
         made.wait_for(way)
-    assert not lost(results), results
+    assert not lost(results)

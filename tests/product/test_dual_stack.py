@@ -88,7 +88,7 @@ def test_the_ipv4_pool_changes_its_mode(made: Cluster) -> None:
             made.wait_for(way)
             time.sleep(AFTER)
             assert {node: made.routes(node, 6) for node in NODES} == before
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_the_ipv6_pool_goes_from_bgp_to_the_api_and_back(made: Cluster) -> None:
@@ -105,7 +105,7 @@ def test_the_ipv6_pool_goes_from_bgp_to_the_api_and_back(made: Cluster) -> None:
             made.wait_for(way, family=6)
             time.sleep(AFTER)
             made.wait_for(TUNNEL)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_the_ipv6_pool_is_deleted_and_made_again(made: Cluster) -> None:
@@ -118,7 +118,7 @@ def test_the_ipv6_pool_is_deleted_and_made_again(made: Cluster) -> None:
         made.kubectl("create", "-f", "-", stdin=manifest)
         time.sleep(1)
         made.wait_for(BGP, family=6)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_flushed_routes_are_back_within_a_second(made: Cluster) -> None:
@@ -161,7 +161,7 @@ def test_a_node_whose_own_engine_comes_late_sends_as_before(two_subnets: Cluster
         time.sleep(AFTER)
         made.apply_mode("Never")
         made.wait_for(BGP)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_between_subnets_whose_routers_know_the_pods(two_subnets: Cluster) -> None:
@@ -182,4 +182,4 @@ def test_between_subnets_whose_routers_know_the_pods(two_subnets: Cluster) -> No
         made.apply_mode("Never")
         made.wait_for(BGP)
         made.wait_for(BGP, family=6)
-    assert not lost(results), results
+    assert not lost(results)

@@ -61,7 +61,7 @@ def test_always_and_never_by_bgp(one_subnet: Cluster) -> None:
             one_subnet.apply_mode("Always")
             one_subnet.wait_for(TUNNEL)
             time.sleep(AFTER)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_what_is_on_the_wire(one_subnet: Cluster) -> None:
@@ -97,7 +97,7 @@ def test_nodes_that_react_at_different_times(
                     time.sleep(gap if node != order[-1] else 0)
             one_subnet.wait_for(way)
             time.sleep(AFTER)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_cross_subnet_on_one_subnet(one_subnet: Cluster) -> None:
@@ -114,7 +114,7 @@ def test_cross_subnet_on_one_subnet(one_subnet: Cluster) -> None:
         time.sleep(AFTER)
         one_subnet.apply_mode("Always")
         one_subnet.wait_for(TUNNEL)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_always_and_cross_subnet_on_two_subnets(two_subnets: Cluster) -> None:
@@ -129,7 +129,7 @@ def test_always_and_cross_subnet_on_two_subnets(two_subnets: Cluster) -> None:
             two_subnets.apply_mode("Always")
             two_subnets.wait_for(TUNNEL)
             time.sleep(AFTER)
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_never_fed_by_the_api(one_subnet: Cluster) -> None:
@@ -144,7 +144,7 @@ def test_never_fed_by_the_api(one_subnet: Cluster) -> None:
             one_subnet.wait_for(TUNNEL)
     finally:
         one_subnet.bgp_fed()
-    assert not lost(results), results
+    assert not lost(results)
 
 
 def test_these_flows_do_notice_a_loss(one_subnet: Cluster) -> None:
