@@ -8,7 +8,7 @@ from dataclasses import replace
 from calico_py.agent.metrics import Metrics
 from calico_py.agent.mtu import choose_pod_mtu
 from calico_py.agent.parts import Parts
-from calico_py.agent.receiver import Receiver, find_senders
+from calico_py.agent.receiver import Receiver, find_senders, wants_ipip
 from calico_py.agent.status import Status
 from calico_py.agent.status_build import StatusInputs, build_status
 from calico_py.dataplane.ipip import IPIPStatus
@@ -56,6 +56,8 @@ class Reporter:
             me = parts.view.nodes.objects.get(parts.config.node)
             announced = me is not None and me.ipip_tunnel is not None
             causes.append(why_not_receiving(last.receiver, last.applied.ipip, announced, parts.tunnel_address.problem))
+            if wants_ipip(parts.view.pools.objects.values()) and not last.receiver.open:
+                causes.append("a pool tunnels now, and the IPIP receiver is not opened yet")
         causes += [problem.message for problem in self._own_problems()]
         return list(dict.fromkeys(cause for cause in causes if cause))
 
