@@ -28,7 +28,7 @@ image: packages-image $(VENV)/.dev ## the container image, as build/calico-py.ta
 	@$(BIN)/python -m deploy.image $(ARGS)
 
 test: packages-test $(VENV)/.dev kubectl go ## every test but those of test-cluster: real kernels, API servers, BGP peers (root)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n 2 --dist loadfile --ignore=tests/cluster $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n 3 --dist loadfile --ignore=tests/cluster $(ARGS)
 
 test-cluster: packages-test $(VENV)/.dev kubectl go ## deploy/ on real Kubernetes: kubelets and containerd (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/cluster $(ARGS)
