@@ -101,6 +101,13 @@ class BlockWriter:
         self.known[block.cidr] = block
         return block
 
+    def later(self, block: IPAMBlock) -> IPAMBlock:
+        """The later of this version and of what is known; the block of before is no version of one made anew."""
+        known = self.known.get(block.cidr)
+        if known is not None and known.meta.uid == block.meta.uid and known.sequence_number > block.sequence_number:
+            return known
+        return block
+
     async def refresh(self, cidr: Network) -> bool:
         """Read the block again; True if the version that was known was not the API's."""
         known = self.known.get(cidr)

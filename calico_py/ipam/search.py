@@ -425,7 +425,7 @@ class Search:
         for pool in want.pools:
             lenders = [b for b in survey.blocks.values() if contains(pool.cidr, b.cidr) and b.node != self._node]
             for block in sorted(lenders, key=self._preference):
-                if want.missing and self._free(self._writer.known.get(block.cidr, block), cooldown):
+                if want.missing and self._free(self._writer.later(block), cooldown):
                     self._writer.learn(block)
                     await self._take(want, block.cidr, pool, own=False)
         if want.missing:

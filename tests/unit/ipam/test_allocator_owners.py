@@ -192,6 +192,22 @@ async def test_a_pod_gets_the_address_that_it_asks_for_and_no_second_pod_does() 
     assert (await allocator.assign(workload("c2", requested=(wanted,))))[0].address == wanted
 
 
+async def test_what_others_gave_back_since_a_block_was_full_is_borrowed() -> None:
+    """Another node's block is not watched, and what is known of it is old."""
+    cluster = IPAMCluster([pool("10.0.0.0/29", 29)])
+    owner, borrower = cluster.node("node1"), cluster.node("node2")
+    for number in range(4):
+        await owner.assign(workload(f"a{number}"))
+        await borrower.assign(workload(f"b{number}"))
+    with pytest.raises(ExhaustedError):
+        await borrower.assign(workload("late"))
+    await owner.release_handle("k8s-pod-network.a0")
+    await owner.release_handle("k8s-pod-network.a1")
+    assert len({(await borrower.assign(workload(f"late{number}")))[0].address for number in range(2)}) == 2
+    with pytest.raises(ExhaustedError):
+        await borrower.assign(workload("later"))
+
+
 @pytest.mark.parametrize("strict", [False, True])
 async def test_an_address_that_was_taken_a_moment_ago_is_given_once_it_is_free(*, strict: bool) -> None:
     """A pod with an address of its own that moves: blocks of other nodes are not watched."""
