@@ -58,6 +58,11 @@ def why_down(record: dict[str, Any], peer: Peer) -> str:
             f"no TCP connection to {address} port {peer.port}: check that its BGP speaker runs there "
             f"and that no firewall closes the port"
         )
+    if not reason:  # ExaBGP 5.0.15 met a defect of its own where it should have sent a NOTIFICATION
+        return (
+            f"this node's BGP speaker gave the session up because of a message of {address}: "
+            f"see the logs of both BGP speakers"
+        )
     return f"{address} closed the connection: see the log of its BGP speaker"
 
 

@@ -54,25 +54,25 @@ def usual(next_hop: str, *, path: bytes = b"") -> bytes:
 class RawPeer:
     """Connects to us and brings a session up."""
 
-    def __init__(self, wire: Wire, address: str, *, asn: int = 64512) -> None:
+    def __init__(self, wire: Wire, address: str, *, asn: int = 64512, hold_time: int = 90) -> None:
         self.address = address
         with wire.them.entered():
             self.socket = socket.create_connection((US, 179), 5, (address, 0))
         self.socket.settimeout(5)
         try:
-            self._handshake(asn)
+            self._handshake(asn, hold_time)
         except BaseException:
             self.close()
             raise
 
-    def _handshake(self, asn: int) -> None:
+    def _handshake(self, asn: int, hold_time: int) -> None:
         capabilities = (
             b"\x01\x04" + struct.pack("!HBB", 1, 0, 1)  # IPv4 unicast
             + b"\x41\x04" + struct.pack("!I", asn)  # four octet AS numbers
             + b"\x40\x06" + struct.pack("!HHBB", 120, 1, 1, 0x80)  # graceful restart, forwarding kept
         )  # fmt: skip
         parameter = bytes([2, len(capabilities)]) + capabilities
-        body = struct.pack("!BHH", 4, asn if asn < 65536 else 23456, 90) + IPv4Address(self.address).packed
+        body = struct.pack("!BHH", 4, asn if asn < 65536 else 23456, hold_time) + IPv4Address(self.address).packed
         self.send(message(OPEN, body + bytes([len(parameter)]) + parameter))
         if self.receive() != OPEN:
             raise ConnectionError("no OPEN")
