@@ -185,7 +185,7 @@ class Collector:
         return [*(block for block in judgement.blocks if block.node not in judgement.gone), *emptied]
 
     def _latest(self, block: IPAMBlock) -> IPAMBlock:
-        return self._allocator.writer.known.get(block.cidr, block)
+        return self._allocator.writer.later(block)
 
     def _cools_in(self, left: Iterable[IPAMBlock]) -> float | None:
         """Seconds until the first of these blocks has no address left that cools down."""
