@@ -36,8 +36,7 @@ def router_id(node: Node, setting: str = "") -> str:
 def compute_peers(state: ClusterState, me: Node, own_router_id: str = "") -> frozenset[Peer]:
     """The full mesh: one session for each other node and family that both have.
 
-    Of the two sides that one waits whose peer's address is the greater as text: Calico's rule, so that a node of
-    real Calico in the mesh and ours agree. Of nodes with one address the first by name counts, this one before all.
+    Both sides connect (docs/decisions.md). Of nodes with one address the first by name counts, this one before all.
     """
     if not state.bgp.mesh_enabled or me.rr_cluster_id:
         return frozenset()
@@ -61,7 +60,6 @@ def compute_peers(state: ClusterState, me: Node, own_router_id: str = "") -> fro
                     router_id=router_id(me, own_router_id),
                     port=listen_port(state, node),
                     listen_port=listen_port(state, me),
-                    passive=str(other.ip) > str(own.ip),
                 )
             )
     return frozenset(peers)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from calico_py.model.bgp import Peer
 from tests.bgp.peers import THEM, THEM6, US, US6, Agent, Bird, Node, Wire, eventually, neighbour, running
 
 pytestmark = pytest.mark.root
@@ -19,7 +20,7 @@ HERE = {"10.62.0.0/26": [THEM], "fd62::/122": [THEM6]}
 THERE = {"10.61.0.0/26": [US], "fd61::/122": [US6]}
 
 
-def far_neighbours(**more: object) -> list[object]:
+def far_neighbours(**more: object) -> list[Peer]:
     """The same sessions seen from the other node, which connects."""
     base: dict[str, object] = {"router_id": THEM, "passive": False}
     four = neighbour(US, local_address=ip_address(THEM), **(base | more))
@@ -41,7 +42,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
                 ["10.61.0.0/26", "fd61::/122"],
             )
             far_agent.want(
-                far_neighbours(port=1791, listen_port=1792, **ports),  # type: ignore[arg-type]
+                far_neighbours(port=1791, listen_port=1792, **ports),
                 ["10.62.0.0/26", "fd62::/122"],
             )
             await eventually(
@@ -76,6 +77,35 @@ async def test_exabgp_killed_on_one_node_loses_no_route_on_either(pair: Pair) ->
         await asyncio.sleep(0.5)
         watching.cancel()
     assert lost == []
+
+
+async def test_speakers_that_start_at_once_and_both_connect_agree_on_one_session(tmp_path: Path) -> None:
+    """As all nodes of a mesh do. Two connections then meet, and one of them must go (RFC 4271 6.8)."""
+    async with running(tmp_path) as (wire, node, agent):
+        far = Node(wire, far=True)
+        far.start()
+        far_agent = Agent(far).start()
+
+        def up() -> bool:
+            return all([*map(agent.up, (THEM, THEM6)), *map(far_agent.up, (US, US6))])
+
+        try:
+            agent.want([neighbour(a, passive=False) for a in (THEM, THEM6)], [])
+            far_agent.want(far_neighbours(), [])
+            await eventually(up)
+            for _ in range(5):
+                for each in (node, far):
+                    os.kill(each.exabgp, signal.SIGKILL)
+                for each in (node, far):
+                    assert each.process is not None
+                    await asyncio.to_thread(each.process.wait, 5)
+                    each.start()
+                await eventually(up, within=10, say=lambda: (agent.why(), far_agent.why(US)))
+                await asyncio.sleep(0.5)
+                assert up(), "it stays"
+        finally:
+            await far_agent.stop()
+            far.stop()
 
 
 async def test_a_block_released_while_the_peer_was_away_is_gone_when_it_is_back(pair: Pair) -> None:
