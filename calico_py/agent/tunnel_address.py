@@ -5,6 +5,7 @@ when its pool is gone, or by cleanup.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
@@ -72,7 +73,6 @@ class TunnelAddress:
                 await asyncio.sleep(backoff.wait())
                 self._look.set()
                 continue
-            backoff.reset()
             missing = found is None and needed
             self._tell("no pool with ipipMode selects this node" if missing else "")
             address = IPv4Address(int(found)) if found is not None else None
@@ -80,6 +80,17 @@ class TunnelAddress:
                 log.info("address of tunl0: %s", address)
                 self.address, self.known = address, True
                 self._on_change()
+            if missing:  # of a Node that was deleted and comes back, as of a changed label of it, nobody tells
+                await self._until_told(backoff.wait())
+            else:
+                backoff.reset()
+
+    async def _until_told(self, seconds: float) -> None:
+        """Look again at the next change, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._look.wait()
+        self._look.set()
 
     async def _find(self, *, needed: bool) -> Address | None:
         if needed:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.ipam.requests import Release, Tunnel
 from calico_py.model.net import Address
-from calico_py.model.pools import EncapMode
+from calico_py.model.pools import EncapMode, IPPool
 from tests.fakes.ipam import IPAMCluster, pool
 from tests.fakes.waiting import until
 
@@ -42,3 +42,15 @@ async def test_an_address_that_somebody_releases_is_replaced_as_soon_as_the_watc
         tunnel.observe(await cluster.blocks())
         await until(lambda: tunnel.address != lost)
         assert await held_for_tunnel(cluster) == {tunnel.address}
+
+
+async def test_where_there_is_none_it_is_looked_for_again_though_nobody_tells() -> None:
+    """As of a Node that was deleted and is back: the pools are the same."""
+    pools: list[IPPool] = []
+    cluster = IPAMCluster(pools)
+    async with running(cluster) as tunnel:
+        assert tunnel.address is None
+        assert tunnel.problem
+        pools.append(pool("10.0.0.0/24", ipip_mode=EncapMode.ALWAYS))
+        await until(lambda: tunnel.address is not None, within=10)
+        assert tunnel.problem == ""
