@@ -4,6 +4,7 @@ Only the keys that calico-py owns are ever sent; a key without a value is remove
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
@@ -39,6 +40,7 @@ class NodePublisher:
         self._dirty = asyncio.Event()
         self._written: dict[str, dict[str, str | None]] = {}
         self._written_at = 0.0
+        self._stood = False
         self._patience = Backoff(cap=_PEACE / 2)
         self._rival = Trouble(log)
 
@@ -53,7 +55,9 @@ class NodePublisher:
 
     def refresh(self) -> None:
         """The observed Node changed: someone may have removed what is ours."""
-        if self._difference():
+        difference = self._difference()
+        self._stood = self._stood or difference != self._written
+        if difference:
             self._dirty.set()
 
     async def run(self) -> None:
@@ -80,11 +84,12 @@ class NodePublisher:
                 trouble.over()
                 backoff.reset()
                 self._written, self._written_at = difference, asyncio.get_running_loop().time()
+                self._stood = False  # it is observed later than it is written
 
     async def _give_way(self) -> None:
-        """Wait ever longer where what was written a moment ago is missing again: somebody else puts it right too."""
+        """Wait ever longer where what was written, and stood, is missing again: somebody else puts it right too."""
         difference = self._difference()
-        if not difference or difference != self._written:
+        if not difference or not self._stood or difference != self._written:
             return
         if asyncio.get_running_loop().time() - self._written_at > _PEACE:
             self._rival.over()
@@ -95,7 +100,11 @@ class NodePublisher:
             keys = ", ".join(sorted(key for part in difference.values() for key in part))
             what = f"Node {self._node}: somebody else keeps changing {keys}"
             self._rival.tell(what, "see metadata.managedFields of the Node; stop the other program")
-        await asyncio.sleep(wait)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                while self._difference() in (difference, {}):  # until there is something else to tell
+                    await self._dirty.wait()
+                    self._dirty.clear()
 
     def _difference(self) -> dict[str, dict[str, str | None]]:
         node = self._observed()

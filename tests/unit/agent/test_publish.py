@@ -102,6 +102,24 @@ async def test_who_always_takes_it_away_is_answered_ever_later_and_told_of(caplo
         await eventually(store, {"keep": "me", key: "192.168.1.11/24"})
 
 
+async def test_a_watch_that_lags_is_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """What was written and is not observed yet was not taken away."""
+    store = MemoryStore()
+    observed = Node(Meta("node1"))
+    await store.create(NODES, observed)
+    publisher = NodePublisher(store, "node1", lambda: observed)
+    task = asyncio.create_task(publisher.run())
+    for _ in range(50):
+        publisher.set(annotations={NODE_IPV4_ADDRESS: "192.168.1.11/24"})
+        publisher.refresh()
+        await asyncio.sleep(0.01)
+    publisher.set(annotations={NODE_SENDING: "{}"})
+    await asyncio.sleep(0.05)
+    assert await annotations(store) == {NODE_IPV4_ADDRESS: "192.168.1.11/24", NODE_SENDING: "{}"}
+    assert "somebody else" not in caplog.text
+    task.cancel()
+
+
 @pytest.mark.parametrize("key", [NODE_IPV4_ADDRESS])
 async def test_an_api_that_fails_is_asked_again_and_named(key: str) -> None:
     fault = Flaky()
