@@ -159,6 +159,7 @@ class Loop:
         local = Local(
             node=self._config.node,
             ipip_address=self._ipip_address(state),
+            ipip_address_gone=self._tunnel_address.known and self._tunnel_address.address is None,
             ipip_receiver=receiver.open,
             uplink_mtu=self.uplink_mtu,
             bgp=self._config.bgp,

@@ -89,7 +89,7 @@ class Dataplane:
         async with self._lock:
             unfiltered = await self._nft.apply(intent.firewall)
             problems = [unfiltered]
-            ipip = await self._ipip.apply(intent.ipip)
+            ipip = await self._ipip.apply(intent.ipip, address_gone=intent.ipip_address_gone)
             problems.append(ipip.problem)
             links = await self._kernel.dump(Link)  # with the tunnel device as it is by now
             problems.extend((await self._settings(own, links)).values())

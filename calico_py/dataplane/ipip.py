@@ -78,6 +78,7 @@ class IPIPReconciler:
         self._kernel = kernel
         self._allow_kernel = allow_kernel
         self._wanted: IPIPTunnel | None = None
+        self._address_gone = False
         self._link: Link | None = None
         self._given: IPv4Address | None = None  # the address that we set last, should its label be lost
         self._reason = ""
@@ -93,15 +94,17 @@ class IPIPReconciler:
         """Read the device and its addresses again at the next apply."""
         self._dirty = True
 
-    async def apply(self, tunnel: IPIPTunnel | None) -> IPIPStatus:
+    async def apply(self, tunnel: IPIPTunnel | None, *, address_gone: bool = False) -> IPIPStatus:
         """Make it so; what cannot be done is said in the status and tried again by the next apply.
 
         Args:
             tunnel: None leaves device and address as they are: connections of this host may still use the address.
+            address_gone: unless it is the node's no more. Then ours is taken off: a pod of this node that gets it
+                would not be reached from here.
         """
-        if tunnel == self._wanted and not self._dirty:
+        if (tunnel, address_gone) == (self._wanted, self._address_gone) and not self._dirty:
             return self._status
-        self._wanted = tunnel
+        self._wanted, self._address_gone = tunnel, address_gone
         self._dirty = False
         try:
             status = await self._apply(tunnel)
@@ -138,6 +141,8 @@ class IPIPReconciler:
         if tunnel is None:
             if found is None or _objection(found):
                 return _unusable(found, "")
+            if self._address_gone:
+                await self._take_address_off(found)
             return self._report(found, await self._our_address(found))
         if found is not None and _objection(found):
             return _unusable(found, _objection(found))
@@ -150,6 +155,8 @@ class IPIPReconciler:
             return IPIPStatus(problem=f"device {tunnel.device} went away as soon as it was made; it is made again")
         if tunnel.address is not None:
             await self._ensure_address(link, tunnel.address)
+        elif self._address_gone:
+            await self._take_address_off(link)
         return self._report(link, tunnel.address)
 
     async def _as_found(self, tunnel: IPIPTunnel | None, problem: str) -> IPIPStatus:
@@ -192,6 +199,12 @@ class IPIPReconciler:
         self._given = address
         for addr in there:
             if addr.interface != wanted and (addr.label == mine or addr.interface.ip == given):
+                await self._send(Delete(addr))
+
+    async def _take_address_off(self, link: Link) -> None:
+        given, self._given = self._given, None
+        for addr in await self._kernel.dump(Addr):
+            if addr.ifindex == link.ifindex and (addr.label == label(link.name) or addr.interface.ip == given):
                 await self._send(Delete(addr))
 
     async def _our_address(self, link: Link) -> IPv4Address | None:

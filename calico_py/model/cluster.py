@@ -38,6 +38,7 @@ class Local:
     Attributes:
         node: name of this node.
         ipip_address: address of tunl0 from IPAM; None while there is none.
+        ipip_address_gone: IPAM says that this node has none, so that somebody else may get one that is still on tunl0.
         ipip_receiver: tunl0 must be able to receive: a pool tunnels, somebody still sends, or it lingers.
         ipip_announced: the receiver has been seen to be up, so that others may send.
         uplink_mtu: bytes, by family; the MTU of the device that holds the node's address.
@@ -47,6 +48,7 @@ class Local:
 
     node: str
     ipip_address: IPv4Address | None = None
+    ipip_address_gone: bool = False
     ipip_receiver: bool = False
     uplink_mtu: Mapping[Family, int] = field(default_factory=dict)
     bgp: bool = True

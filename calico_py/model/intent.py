@@ -121,10 +121,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """All of it; equal inputs give equal intents."""
+    """All of it; equal inputs give equal intents.
+
+    Attributes:
+        ipip_address_gone: an address of ours that is on tunl0 is the node's no more.
+    """
 
     destinations: Mapping[Network, Destination] = field(default_factory=dict)
     ipip: IPIPTunnel | None = None
+    ipip_address_gone: bool = False
     firewall: Firewall = field(default_factory=Firewall)
     peers: frozenset[Peer] = frozenset()
     advertisements: frozenset[Advertisement] = frozenset()

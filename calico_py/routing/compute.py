@@ -43,6 +43,7 @@ def compute_intent(state: ClusterState, learned: LearnedRoutes, local: Local) ->
     return Intent(
         destinations=_destinations(view, holders.by_prefix),
         ipip=_ipip(local, me),
+        ipip_address_gone=local.ipip_address_gone,
         firewall=_firewall(state, pools, local),
         peers=compute_peers(state, me, local.router_id) if local.bgp else frozenset(),
         advertisements=compute_advertisements(holders.by_prefix.values(), pools, me) if local.bgp else frozenset(),

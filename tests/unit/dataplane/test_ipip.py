@@ -92,6 +92,20 @@ async def test_ipip_off_leaves_device_and_address(kernel: FakeKernel) -> None:
     assert kernel.sent == []
 
 
+@pytest.mark.parametrize("tunnel", [None, replace(TUNNEL, address=None)], ids=["off", "on"])
+async def test_an_address_that_is_the_node_s_no_more_is_taken_off(
+    kernel: FakeKernel, tunnel: IPIPTunnel | None
+) -> None:
+    reconciler = IPIPReconciler(kernel)
+    await reconciler.apply(TUNNEL)
+    await put(kernel, Addr((await tunl0(kernel)).ifindex, IPv4Interface("10.9.9.9/32")))
+    for each in (reconciler, IPIPReconciler(kernel)):
+        status = await each.apply(tunnel, address_gone=True)
+        assert status.address is None
+        assert await addresses(kernel) == {"10.9.9.9/32"}
+    assert (await reconciler.apply(TUNNEL)).address == ADDRESS
+
+
 async def test_nothing_is_made_while_ipip_is_off(kernel: FakeKernel) -> None:
     assert (await IPIPReconciler(kernel).apply(None)).engine == Engine.NONE
     assert kernel.sent == []
