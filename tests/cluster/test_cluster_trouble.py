@@ -1,5 +1,6 @@
 """What happens to clusters: pods of the same name again, nodes that go and come, an API server that ends."""
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.images import TEST_IMAGE
-from tests.cluster.kube_cluster import Cluster, Pod, answers, fetch, wait_until
+from tests.cluster.kube_cluster import Cluster, Node, Pod, answers, fetch, wait_until
 from tests.cluster.parts import DAEMONSETS, kill, pods_of, restarts
 from tests.cluster.pool import hides, set_mode, set_nat
 from tests.cluster.traffic import traffic
@@ -92,6 +93,8 @@ def test_drain_moves_the_pods_of_a_node_away(kube: Cluster, ends: list[Pod], pod
 
 
 def test_a_node_that_is_deleted_gives_everything_back_and_may_return(kube: Cluster) -> None:
+    node3 = kube.nodes["node3"]
+    assert tunnel_address(node3), "it stays when the pool has gone to Never"
     kube.stop("node3-kubelet")
     try:
         kube.kubectl("delete", "node", "node3")
@@ -103,6 +106,8 @@ def test_a_node_that_is_deleted_gives_everything_back_and_may_return(kube: Clust
     finally:
         kube.start("node3-kubelet")
     wait_until(lambda: kube.ready_nodes() == set(kube.nodes), what="node3 is back")
+    # It was given back as well: a pod of this node may get it.
+    wait_until(lambda: not tunnel_address(node3), within=10, what="node3 takes the old address off tunl0")
     for name in DAEMONSETS:
         rolled_out(kube, name)
     expect_new_pods(kube)
@@ -191,6 +196,12 @@ def expect_new_pods(kube: Cluster) -> None:
     for source in found:
         for target in found:
             assert fetch(source.network, f"http://{target.address()}/") == target.name, f"{source} to {target}"
+
+
+def tunnel_address(node: Node) -> list[str]:
+    """The IPv4 addresses of tunl0."""
+    devices = json.loads(node.run("ip", "-json", "-4", "address", "show", "dev", "tunl0"))
+    return [address["local"] for device in devices for address in device.get("addr_info", ())]
 
 
 def owned_by(kube: Cluster, node: str) -> list[str]:
