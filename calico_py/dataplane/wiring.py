@@ -25,7 +25,15 @@ from calico_py.dataplane import wiring_codec as codec
 from calico_py.dataplane.netns import inside, is_own
 from calico_py.dataplane.transact import Outcome, dump, transact
 from calico_py.dataplane.wiring_codec import End
-from calico_py.dataplane.wiring_plan import ALIAS_MAX, HOST_IPV6, host_end, parse_alias, pod_end, render_alias
+from calico_py.dataplane.wiring_plan import (
+    ALIAS_MAX,
+    HOST_IPV6,
+    host_end,
+    host_reaches,
+    parse_alias,
+    pod_end,
+    render_alias,
+)
 from calico_py.dataplane.wiring_repair import HostRoutes
 from calico_py.model.kernel import Link
 from calico_py.model.wiring import HOST_MAC, PodLink, WiredInterface, WiringError
@@ -122,6 +130,8 @@ class NetlinkPodWiring:
                     self._set_host_ipv6(link)
                 _require(transact(self._host, host_end(link, made.link.ifindex)), f"device {link.host_ifname}")
                 _require(transact(pod, pod_end(link, made.peer)), f"device {link.ifname} of {_whose(link)}")
+                reaches = host_reaches(link, made.link.ifindex, mac)
+                _require(transact(self._host, reaches), f"device {link.host_ifname}")
             except BaseException:
                 self._bury(made.link.ifindex)
                 raise

@@ -48,7 +48,8 @@ _IFA_F_NODAD = 0x02
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 # NDA_
 _NDA_DST, _NDA_LLADDR = 1, 2
-_NUD_PERMANENT = 0x80
+NUD_STALE = 0x04
+NUD_PERMANENT = 0x80
 # NDTA_, NDTPA_
 _NDTA_NAME, _NDTA_PARMS = 1, 6
 _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 1, 13
@@ -174,9 +175,9 @@ def pack_address(ifindex: int, interface: Interface, seq: int, flags: int) -> by
     return _pack(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL | flags, seq, body, *attributes)
 
 
-def pack_neighbour(ifindex: int, address: Address, mac: str, seq: int, flags: int) -> bytes:
-    """RTM_NEWNEIGH of a permanent entry."""
-    body = _NDMSG.pack(_family(address), ifindex, _NUD_PERMANENT, 0, 0)
+def pack_neighbour(ifindex: int, address: Address, mac: str, seq: int, flags: int, *, state: int) -> bytes:
+    """RTM_NEWNEIGH of an entry that is permanent, or stale: used at once, and verified by and by."""
+    body = _NDMSG.pack(_family(address), ifindex, state, 0, 0)
     attributes = (nlmsg.pack_attr(_NDA_DST, address.packed), nlmsg.pack_attr(_NDA_LLADDR, _mac(mac)))
     return _pack(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE | flags, seq, body, *attributes)
 

@@ -100,10 +100,26 @@ def pod_end(link: PodLink, ifindex: int) -> list[Pack]:
         partial(codec.pack_up, _LOOPBACK),
         partial(codec.pack_configure, ifindex, "", POD_CONF),
         partial(codec.pack_up, ifindex),
+        _settle(ifindex),
         *(partial(codec.pack_address, ifindex, address) for address in link.addresses),
         *(_put(route) for route in pod_routes(link, ifindex)),
-        *(partial(codec.pack_neighbour, ifindex, gateway, HOST_MAC) for gateway in gateways(link)),
+        *(partial(codec.pack_neighbour, ifindex, via, HOST_MAC, state=codec.NUD_PERMANENT) for via in gateways(link)),
     ]
+
+
+def host_reaches(link: PodLink, ifindex: int, mac: str) -> list[Pack]:
+    """Messages, once the pod's end is up, after which the host's first packet arrives.
+
+    The neighbour entries spare it ARP and NDP, which the pod answers only once a work queue of its kernel has joined
+    the solicited-node group of its address.
+    """
+    stale = (partial(codec.pack_neighbour, ifindex, each.ip, mac, state=codec.NUD_STALE) for each in link.addresses)
+    return [_settle(ifindex), *stale]
+
+
+def _settle(ifindex: int) -> Pack:
+    """In newer kernels a look at a device makes it take packets at once, before linkwatch gets to it (rtnl_getlink)."""
+    return partial(codec.pack_get_index, ifindex)
 
 
 def _direct(dst: Network, ifindex: int) -> Route:

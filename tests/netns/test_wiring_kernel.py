@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from calico_py.dataplane import wiring_codec as codec
+from calico_py.dataplane.netns import inside
 from calico_py.dataplane.transact import transact
 from calico_py.dataplane.wiring import DYING_PREFIX, NetlinkPodWiring
 from calico_py.model.names import workload_ifname
@@ -125,6 +127,30 @@ async def test_the_first_packet_from_the_pod_is_answered_at_full_mtu(
     await wiring.wire(_link(), pod.descriptor)
     done = await asyncio.to_thread(pod.run, "ping", "-M", "do", "-s", size, "-c", "1", "-W", "1", target, check=False)
     assert " 0% packet loss" in done.stdout, done.stdout
+
+
+async def test_the_host_asks_for_no_pods_mac(
+    host: Namespace, wiring: NetlinkPodWiring, new_pod: Callable[[], Namespace]
+) -> None:
+    """Its entries are not permanent, so that they follow a pod that changes its MAC."""
+    link = _link()
+    _, inside_pod = await wiring.wire(link, new_pod().descriptor)
+    found = {(each["dst"], each["lladdr"], tuple(each["state"])) for each in host.ip("neighbour")}
+    assert found == {(str(address.ip), inside_pod.mac, ("STALE",)) for address in link.addresses}
+
+
+async def test_the_hosts_first_packet_arrives(wiring: NetlinkPodWiring, new_pod: Callable[[], Namespace]) -> None:
+    """Without a look at the new device the kernel drops it, on a busy machine, until linkwatch has had its turn."""
+    for number in range(1, 30):
+        link, pod = _link(number, families=(4,)), new_pod()
+        with inside(pod.descriptor):
+            receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            receiver.bind(("", 5000))
+            receiver.settimeout(0.5)
+            await wiring.wire(link, pod.descriptor)
+            sender.sendto(b"first", (str(link.addresses[0].ip), 5000))
+            assert receiver.recv(8) == b"first"
 
 
 @pytest.mark.parametrize("target", ["10.65.0.2", "fd65::2"])
