@@ -24,7 +24,7 @@ from calico_py.trouble import Trouble
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-_RETRIES_UNAVAILABLE = 8
+_WORTH_TELLING = 8  # failures in a row
 _LONGEST_PAUSE = 30.0
 _GIVE_WAY_SECONDS = 1.0  # at most; tools look at handles, and look again
 
@@ -92,20 +92,23 @@ class Handles:
                 await self.calm.wait()
 
     async def _write(self, handle_id: str, blocks: set[Network], *, new: bool) -> None:
-        unavailable = 0
-        for attempt in range(RETRIES):
+        """Until it is done, however long the API fails: nothing else would come back to it while this process lives."""
+        conflicts = failures = 0
+        while conflicts < RETRIES:
             try:
-                await self._write_once(handle_id, blocks, new=new and attempt == 0)
-                return
+                await self._write_once(handle_id, blocks, new=new and not conflicts and not failures)
             except (ConflictError, ExistsError, NotFoundError):
                 self._objects.pop(handle_id, None)
-                await pause(attempt)
-            except UnavailableError:
+                await pause(conflicts)
+                conflicts += 1
+            except UnavailableError as error:
                 self._objects.pop(handle_id, None)
-                unavailable += 1
-                if unavailable == _RETRIES_UNAVAILABLE:
-                    raise
-                await pause(8 + unavailable, most=_LONGEST_PAUSE)
+                failures += 1
+                if failures == _WORTH_TELLING:
+                    self._trouble.tell(f"IPAMHandle {handle_name(handle_id)} is not up to date", error)
+                await pause(8 + min(failures, 8), most=_LONGEST_PAUSE)
+            else:
+                return
         raise ConflictError(f"{RETRIES} conflicts in a row")
 
     async def _write_once(self, handle_id: str, blocks: set[Network], *, new: bool) -> None:
