@@ -139,7 +139,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         own=own,
         tunnel_address=tunnel_address,
     )
-    reactions += [loop.mark, publisher.refresh]
+    reactions += [loop.mark, publisher.refresh, tunnel_address.react]
     pool_reactions += [tunnel_address.refresh]
     block_reactions += [lambda: tunnel_address.observe(view.own_blocks.objects.values())]
     return Parts(

@@ -44,10 +44,16 @@ class TunnelAddress:
         self._on_change = on_change
         self._trouble = Trouble(log)
         self._look = asyncio.Event()
+        self._was_needed = False
 
     def refresh(self) -> None:
         """Pools changed: look again."""
         self._look.set()
+
+    def react(self) -> None:
+        """Something changed, such as the Node, which may have gone or come back: look again where that matters."""
+        if self._needed() != self._was_needed:
+            self._look.set()
 
     def observe(self, blocks: Iterable[IPAMBlock]) -> None:
         """Blocks changed: look again where the address is this node's no more, before a pod gets it as well."""
@@ -65,7 +71,7 @@ class TunnelAddress:
         while True:
             await self._look.wait()
             self._look.clear()
-            needed = self._needed()
+            needed = self._was_needed = self._needed()
             try:
                 found = await self._find(needed=needed)
             except (IPAMError, StoreError) as error:
@@ -80,7 +86,7 @@ class TunnelAddress:
                 log.info("address of tunl0: %s", address)
                 self.address, self.known = address, True
                 self._on_change()
-            if missing:  # of a Node that was deleted and comes back, as of a changed label of it, nobody tells
+            if missing:  # of a changed label of the Node nobody tells
                 await self._until_told(backoff.wait())
             else:
                 backoff.reset()

@@ -115,7 +115,7 @@ async def converging(
         tunnel_address=address,
     )
     loop.observe = observe
-    reactions += [loop.mark, publisher.refresh]
+    reactions += [loop.mark, publisher.refresh, address.react]
 
     async def follow() -> None:
         async for event in around.kernel.events():

@@ -31,7 +31,11 @@ def made(lab_of_two_subnets: Cluster) -> Cluster:
     """All well, by the tunnel."""
     made = lab_of_two_subnets
     made.wait_for(TUNNEL)
-    eventually("every node is ready", lambda: not any(told(made, node, "not_ready") for node in NODES))
+
+    def causes() -> str:
+        return " | ".join(filter(None, (told(made, node, "not_ready") for node in NODES)))
+
+    eventually("every node is ready", lambda: not causes(), last=causes)
     return made
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.ipam.requests import Release, Tunnel
@@ -13,8 +13,8 @@ from tests.fakes.waiting import until
 
 
 @contextlib.asynccontextmanager
-async def running(cluster: IPAMCluster) -> AsyncIterator[TunnelAddress]:
-    tunnel = TunnelAddress(cluster.node("node1"), needed=lambda: True, on_change=lambda: None)
+async def running(cluster: IPAMCluster, needed: Callable[[], bool] = lambda: True) -> AsyncIterator[TunnelAddress]:
+    tunnel = TunnelAddress(cluster.node("node1"), needed=needed, on_change=lambda: None)
     task = asyncio.create_task(tunnel.run())
     tunnel.refresh()
     try:
@@ -44,8 +44,24 @@ async def test_an_address_that_somebody_releases_is_replaced_as_soon_as_the_watc
         assert await held_for_tunnel(cluster) == {tunnel.address}
 
 
+async def test_a_node_that_was_deleted_and_is_back_gets_one_at_once() -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/24", ipip_mode=EncapMode.ALWAYS)])
+    exists = True
+    async with running(cluster, lambda: exists) as tunnel:
+        lost = tunnel.address
+        assert lost is not None
+        exists = False
+        await cluster.node("elsewhere").release([Release(lost)])
+        tunnel.observe(await cluster.blocks())
+        tunnel.react()
+        await until(lambda: tunnel.address is None)
+        exists = True
+        tunnel.react()
+        await until(lambda: tunnel.address is not None, within=1)
+
+
 async def test_where_there_is_none_it_is_looked_for_again_though_nobody_tells() -> None:
-    """As of a Node that was deleted and is back: the pools are the same."""
+    """As after a change of the Node's labels: the pools are the same."""
     pools: list[IPPool] = []
     cluster = IPAMCluster(pools)
     async with running(cluster) as tunnel:
