@@ -27,10 +27,10 @@ demo-kube: packages-test $(VENV)/.dev kubectl go ## the same on real Kubernetes:
 image: packages-image $(VENV)/.dev ## the container image, as build/calico-py.tar (root)
 	@$(BIN)/python -m deploy.image $(ARGS)
 
-test: packages-test $(VENV)/.dev kubectl go ## every test but those of test-cluster: real kernels, API servers, BGP peers (root)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n 3 --dist loadfile --ignore=tests/cluster $(ARGS)
+test: packages-test $(VENV)/.dev kubectl go ## every test: real kernels, API servers, BGP peers, Kubernetes (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) -n 3 --dist loadfile $(ARGS)
 
-test-cluster: packages-test $(VENV)/.dev kubectl go ## deploy/ on real Kubernetes: kubelets and containerd (root)
+test-cluster: packages-test $(VENV)/.dev kubectl go ## of these, deploy/ on real Kubernetes: kubelets and containerd (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/cluster $(ARGS)
 
 test-calicoctl: packages-test $(VENV)/.dev kubectl go ## a calicoctl that CALICOCTL=PATH names, on data that agents wrote (root)
