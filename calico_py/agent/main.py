@@ -33,6 +33,7 @@ from calico_py.agent.pools import Surroundings as PoolSurroundings
 from calico_py.agent.pools import ula
 from calico_py.agent.preflight import refuse_foreign_calico
 from calico_py.agent.publish import NodePublisher
+from calico_py.agent.reactions import Reactions
 from calico_py.agent.receiver import wants_ipip
 from calico_py.agent.report import Reporter
 from calico_py.agent.spellings import Backend, Engine
@@ -88,22 +89,7 @@ async def compose(config: AgentConfig) -> AsyncIterator[Parts]:
 
 
 def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: NetlinkPodWiring) -> Parts:
-    reactions: list[Callable[[], None]] = []
-    pool_reactions: list[Callable[[], None]] = []
-    block_reactions: list[Callable[[], None]] = []
-
-    def on_change() -> None:
-        for react in reactions:
-            react()
-
-    def on_pools() -> None:
-        for react in pool_reactions:
-            react()
-
-    def on_blocks() -> None:
-        for react in block_reactions:
-            react()
-
+    on_change, on_pools, on_blocks = Reactions(), Reactions(), Reactions()
     view = ClusterView(store, config.node, on_change, on_pools, on_blocks)
     publisher = NodePublisher(store, config.node, lambda: view.nodes.objects.get(config.node))
     own = OwnAddress(config, store, kernel, publisher, on_change=on_change)
@@ -139,9 +125,9 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         own=own,
         tunnel_address=tunnel_address,
     )
-    reactions += [loop.mark, publisher.refresh, tunnel_address.react]
-    pool_reactions += [tunnel_address.refresh]
-    block_reactions += [lambda: tunnel_address.observe(view.own_blocks.objects.values())]
+    on_change += [loop.mark, publisher.refresh, tunnel_address.react]
+    on_pools += [tunnel_address.refresh]
+    on_blocks += [lambda: tunnel_address.observe(view.own_blocks.objects.values())]
     return Parts(
         config=config,
         server=store.host,
@@ -156,8 +142,8 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         dataplane=dataplane,
         wiring=wiring,
         loop=loop,
-        reactions=reactions,
-        block_reactions=block_reactions,
+        on_change=on_change,
+        on_blocks=on_blocks,
     )
 
 
@@ -181,8 +167,8 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
     agent.allocator.give_way(plugin.calm)
     work = ClusterWork(agent, warm.problems)
     care = AddressCare(agent.allocator, warm, agent.view, agent.wiring, agent.kernel, node=agent.config.node)
-    agent.reactions += [work.mark, care.mark]
-    agent.block_reactions += [care.mark]
+    agent.on_change += [work.mark, care.mark]
+    agent.on_blocks += [care.mark]
     reporter = Reporter(
         agent, leader=lambda: work.holder, own_problems=work.own_problems, address_problems=warm.problems
     )

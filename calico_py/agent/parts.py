@@ -1,7 +1,6 @@
 """Parts: the pieces of a running agent, and the few answers that need several of them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from calico_py.agent.config import AgentConfig
 from calico_py.agent.learned import Learner
@@ -9,6 +8,7 @@ from calico_py.agent.loop import Loop
 from calico_py.agent.mtu import choose_pod_mtu
 from calico_py.agent.own_address import OwnAddress
 from calico_py.agent.publish import NodePublisher
+from calico_py.agent.reactions import Reactions
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
 from calico_py.dataplane.converge import Dataplane
@@ -30,8 +30,8 @@ class Parts:
         server: address of the API server, for people.
         env_problems: where pools differ from the environment.
         pools_settled: there is one of each family that the environment wants, or all that it makes have been made.
-        reactions: called when anything that is watched changed, but for addresses in blocks that route nothing else;
-            they must not block. block_reactions: called when a block changed.
+        on_change: called when anything that is watched changed, but for addresses in blocks that route nothing else.
+        on_blocks: called when a block changed.
     """
 
     config: AgentConfig
@@ -47,10 +47,10 @@ class Parts:
     dataplane: Dataplane
     wiring: NetlinkPodWiring
     loop: Loop
-    env_problems: tuple[Problem, ...] = field(default=())
+    on_change: Reactions
+    on_blocks: Reactions
+    env_problems: tuple[Problem, ...] = ()
     pools_settled: bool = False
-    reactions: list[Callable[[], None]] = field(default_factory=list)
-    block_reactions: list[Callable[[], None]] = field(default_factory=list)
 
     def pools(self) -> tuple[IPPool, ...]:
         """The pools that may be used."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_network
@@ -19,6 +19,7 @@ from pathlib import Path
 from calico_py.agent.announcer import Announcer
 from calico_py.agent.leader import Leader
 from calico_py.agent.pods import Pods
+from calico_py.agent.reactions import Reactions
 from calico_py.agent.view import ClusterView
 from calico_py.ipam import blocks
 from calico_py.ipam.allocator import Allocator
@@ -31,8 +32,6 @@ from calico_py.model.meta import Meta
 from calico_py.model.names import affinity_labels, affinity_name, handle_name, warm_handle
 from calico_py.model.net import Network
 from calico_py.model.nodes import Node
-from calico_py.model.pools import IPPool
-from calico_py.routing.pools import select_pools
 from tests.fakes.ipam import pool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,22 +119,13 @@ async def left(store: KubeStore, of: Iterable[Held]) -> dict[str, int]:
 async def lead(kubeconfig: str, node: str) -> None:
     """The leader's work, as the agent of a node composes it."""
     async with connect(kubeconfig) as store:
-        reactions: list[Callable[[], None]] = []
-
-        def changed() -> None:
-            for react in reactions:
-                react()
-
-        view = ClusterView(store, node, changed)
-
-        def usable() -> tuple[IPPool, ...]:
-            return select_pools(view.pools.objects.values()).usable
-
+        on_change = Reactions()
+        view = ClusterView(store, node, on_change)
         allocator = Allocator(
             store,
             node=node,
             labels=view.labels,
-            pools=usable,
+            pools=view.usable_pools,
             config=view.ipam_configuration,
             now=lambda: datetime.now(UTC),
             reserved=view.reserved,
@@ -157,7 +147,7 @@ async def lead(kubeconfig: str, node: str) -> None:
             collect=lambda grace: collector.collect(grace=grace),
             pod_ends=pods.wait_for_end,
         )
-        reactions.append(leader.mark)
+        on_change.append(leader.mark)
         async with asyncio.TaskGroup() as tasks:
             for part in (view.run(), leader.run(), recorder.run()):
                 tasks.create_task(part)

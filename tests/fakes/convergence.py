@@ -13,6 +13,7 @@ from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
 from calico_py.agent.own_address import OwnAddress
 from calico_py.agent.publish import NodePublisher
+from calico_py.agent.reactions import Reactions
 from calico_py.agent.receiver import wants_ipip
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
@@ -83,12 +84,7 @@ async def converging(
         tunnel_address: False for an IPAM that does not answer.
         observe: see Loop.
     """
-    reactions: list[Callable[[], None]] = []
-
-    def changed() -> None:
-        for react in reactions:
-            react()
-
+    changed = Reactions()
     view = ClusterView(around.store, config.node, changed, lambda: address.refresh())  # noqa: PLW0108 - it comes later
     publisher = NodePublisher(around.patched, config.node, lambda: view.nodes.objects.get(config.node))
     own = OwnAddress(config, around.store, around.kernel, publisher, on_change=changed)
@@ -115,7 +111,7 @@ async def converging(
         tunnel_address=address,
     )
     loop.observe = observe
-    reactions += [loop.mark, publisher.refresh, address.react]
+    changed += [loop.mark, publisher.refresh, address.react]
 
     async def follow() -> None:
         async for event in around.kernel.events():

@@ -1,7 +1,7 @@
 """What an agent that starts does about addresses, in order: first the journal, then what is dead; then it listens."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_interface
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from calico_py.agent.address_care import AddressCare
+from calico_py.agent.reactions import Reactions
 from calico_py.agent.view import ClusterView
 from calico_py.ipam.requests import Release
 from calico_py.ipam.warm import WarmAddresses
@@ -35,15 +36,10 @@ async def caring(node: WarmNode, living: dict[str, Address]) -> AsyncIterator[Wa
         link = PodLink("default", container, container, "eth0", f"cali{container}", (ip_interface(address),), 1450)
         wiring.links[link.host_ifname] = link
     warm, allocator = node.make()
-    reactions: list[Callable[[], None]] = []
-
-    def on_change() -> None:
-        for react in reactions:
-            react()
-
+    on_change = Reactions()
     view = ClusterView(node.cluster.store, node.name, on_change, on_blocks=on_change)
     care = AddressCare(allocator, warm, view, wiring, FakeKernel(), node=node.name)
-    reactions.append(care.mark)
+    on_change.append(care.mark)
     tasks = [asyncio.create_task(each) for each in (view.run(), care.run(), warm.run())]
     try:
         yield warm
