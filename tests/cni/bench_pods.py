@@ -29,13 +29,12 @@ from typing import Any, Self
 import pytest
 
 from calico_py.cni.installer import ensure_shim
-from calico_py.lab import agents, lifecycle, objects, readiness
+from calico_py.lab import agents, objects, readiness
 from calico_py.lab.cache import cache_directory
 from calico_py.lab.live import LiveLab
 from calico_py.lab.nodes import LiveNode
-from calico_py.lab.topology import ApiServer, LabSpec
 from tests.figures import Figure, Figures
-from tests.lab.labs import unique_name
+from tests.lab.labs import kube_lab
 
 pytestmark = [
     pytest.mark.root,
@@ -158,18 +157,12 @@ def _runtime(node: LiveNode) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[LiveLab]:
-    spec = LabSpec(unique_name(), nodes=3, api=ApiServer.KUBE)
-    try:
-        lifecycle.start(spec, lambda _: None)
-        found = LiveLab(spec.name)
-        readiness.wait_until_ready(found, within=60)
+    with kube_lab(nodes=3) as found:
         agents.change(found, "node2", "restart", env={"CALICO_PY_WARM_ADDRESSES": "0"})
         readiness.wait_until_ready(found, within=60)
         agents.change(found, "node3", "stop")
         time.sleep(3)
         yield found
-    finally:
-        lifecycle.down(spec.name)
 
 
 @pytest.fixture(scope="module")

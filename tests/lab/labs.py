@@ -3,18 +3,22 @@
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from calico_py.lab import lifecycle, namespaces
+import pytest
+
+from calico_py.lab import lifecycle, namespaces, readiness
+from calico_py.lab.cache import cache_directory
 from calico_py.lab.children import MARK
 from calico_py.lab.live import LiveLab
 from calico_py.lab.processes import Identity, find_by_environment
 from calico_py.lab.state import StateDir
-from calico_py.lab.topology import LabSpec, is_namespace_of
+from calico_py.lab.topology import ApiServer, LabSpec, is_namespace_of
 
 STUBS = {
     "agent": (sys.executable, str(Path(__file__).with_name("stub_agent.py"))),
@@ -35,6 +39,30 @@ def stub_lab(name: str = "", *, nodes: int = 2, subnets: int = 1, **more: object
     try:
         lifecycle.start(spec, lambda _: None)
         yield LiveLab(spec.name)
+    finally:
+        lifecycle.down(spec.name, reaped=False)
+
+
+NEEDS_KUBE = (
+    pytest.mark.timeout(600),  # where the cache has no kube-apiserver it is built
+    pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed: apt-get install etcd-server"),
+    pytest.mark.skipif(
+        not (cache_directory(os.environ) / "kube-apiserver").exists() and shutil.which("go") is None,
+        reason="no kube-apiserver in the cache and no Go to build it",
+    ),
+)
+"""Of tests whose lab has a real kube-apiserver."""
+
+
+@contextlib.contextmanager
+def kube_lab(*, nodes: int = 2, **more: object) -> Iterator[LiveLab]:
+    """A lab on a real kube-apiserver, ready; taken down however the block ends."""
+    spec = LabSpec(unique_name(), nodes=nodes, api=ApiServer.KUBE, **more)  # type: ignore[arg-type]
+    try:
+        lifecycle.start(spec, lambda _: None)
+        found = LiveLab(spec.name)
+        readiness.wait_until_ready(found, within=60)
+        yield found
     finally:
         lifecycle.down(spec.name, reaped=False)
 

@@ -1,41 +1,24 @@
 """A lab on a real kube-apiserver: the same commands, the same cluster."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from calico_py.lab import lifecycle, pods, readiness
-from calico_py.lab.cache import cache_directory
+from calico_py.lab import lifecycle, pods
 from calico_py.lab.live import LiveLab
 from calico_py.lab.pings import ping
 from calico_py.lab.topology import ApiServer, LabSpec
-from tests.lab.labs import Traces, calico_py, processes_of, unique_name
+from tests.lab.labs import NEEDS_KUBE, Traces, calico_py, kube_lab, processes_of, unique_name
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.timeout(600),  # where the cache has no kube-apiserver it is built
-    pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed: apt-get install etcd-server"),
-    pytest.mark.skipif(
-        not (cache_directory(os.environ) / "kube-apiserver").exists() and shutil.which("go") is None,
-        reason="no kube-apiserver in the cache and no Go to build it",
-    ),
-]
+pytestmark = [pytest.mark.root, *NEEDS_KUBE]
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[LiveLab]:
-    spec = LabSpec(unique_name(), nodes=2, api=ApiServer.KUBE)
-    try:
-        lifecycle.start(spec, lambda _: None)
-        found = LiveLab(spec.name)
-        readiness.wait_until_ready(found, within=60)
+    with kube_lab() as found:
         yield found
-    finally:
-        lifecycle.down(spec.name, reaped=False)
 
 
 def test_pods_on_a_real_api_server(lab: LiveLab) -> None:

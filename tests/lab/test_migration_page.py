@@ -6,7 +6,6 @@ There are no kubelets, so DaemonSets are objects and no more; what they would do
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,24 +16,13 @@ from typing import Any
 
 import pytest
 
-from calico_py.lab import lifecycle, readiness
-from calico_py.lab.cache import cache_directory
 from calico_py.lab.live import LiveLab
-from calico_py.lab.topology import ApiServer, LabSpec
-from tests.lab.labs import unique_name
+from tests.lab.labs import NEEDS_KUBE, kube_lab
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs/migration.md"
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.timeout(600),  # where the cache has no kube-apiserver it is built
-    pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed: apt-get install etcd-server"),
-    pytest.mark.skipif(
-        not (cache_directory(os.environ) / "kube-apiserver").exists() and shutil.which("go") is None,
-        reason="no kube-apiserver in the cache and no Go to build it",
-    ),
-]
+pytestmark = [pytest.mark.root, *NEEDS_KUBE]
 
 
 def _daemonset(namespace: str, name: str) -> dict[str, Any]:
@@ -123,16 +111,10 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    spec = LabSpec(unique_name(), nodes=2, api=ApiServer.KUBE)
     folder = tmp_path_factory.mktemp("reader")
     (folder / "deploy").symlink_to(CHECKOUT / "deploy")
-    try:
-        lifecycle.start(spec, lambda _: None)
-        lab = LiveLab(spec.name)
-        readiness.wait_until_ready(lab, within=60)
+    with kube_lab() as lab:
         yield Reader(lab, folder)
-    finally:
-        lifecycle.down(spec.name, reaped=False)
 
 
 def test_from_calico_with_v3_crds(reader: Reader) -> None:

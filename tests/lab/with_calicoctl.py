@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from calico_py.lab import lifecycle, pods, readiness
+from calico_py.lab import pods
 from calico_py.lab.live import LiveLab
-from calico_py.lab.topology import ApiServer, LabSpec
-from tests.lab.labs import unique_name
+from tests.lab.labs import kube_lab
 
 PROGRAM = os.environ.get("CALICOCTL") or shutil.which("calicoctl") or ""
 
@@ -58,16 +57,10 @@ class Calicoctl:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[LiveLab]:
-    spec = LabSpec(unique_name(), nodes=2, api=ApiServer.KUBE, pools=POOLS)
-    try:
-        lifecycle.start(spec, lambda _: None)
-        found = LiveLab(spec.name)
-        readiness.wait_until_ready(found, within=60)
+    with kube_lab(pools=POOLS) as found:
         for name in ("a", "b", "c"):
             pods.add(found, name)
         yield found
-    finally:
-        lifecycle.down(spec.name)
 
 
 @pytest.fixture(scope="module")
