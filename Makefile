@@ -53,7 +53,7 @@ bench: packages-test $(VENV)/.dev kubectl go ## the benchmarks, written to docs/
 	$(BIN)/python -m tests.figures > docs/benchmarks.md; exit $$status
 
 docs: $(VENV)/.run ## write the generated parts of docs/
-	@$(BIN)/python -m calico_py.agent.config_docs > docs/configuration.md
+	@$(BIN)/python -m calico_py.agent.configuration.docs > docs/configuration.md
 
 clean: ## remove what these targets made in this checkout
 	@rm -rf $(VENV) build calico_py.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_interface
 
-from calico_py.agent.spellings import Detection, Method, NodeAddress
+from calico_py.agent.configuration.spellings import Detection, Method, NodeAddress
 from calico_py.model.intent import Problem
 from calico_py.model.kernel import TABLE_MAIN, Addr, Link, Route, RouteType
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS

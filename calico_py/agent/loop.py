@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
-from calico_py.agent.config import AgentConfig
+from calico_py.agent.configuration.config import AgentConfig
 from calico_py.agent.learned import Learner
 from calico_py.agent.mtu import uplink_mtu
 from calico_py.agent.own_address import OwnAddress

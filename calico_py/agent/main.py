@@ -18,13 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from calico_py.agent.address_care import AddressCare
-from calico_py.agent.cluster_work import ClusterWork
-from calico_py.agent.config import AgentConfig
-from calico_py.agent.health import make_health, make_metrics_app, serve
-from calico_py.agent.introduction import introduce_cluster
+from calico_py.agent.cluster.introduction import introduce_cluster
+from calico_py.agent.cluster.work import ClusterWork
+from calico_py.agent.configuration.config import AgentConfig
+from calico_py.agent.configuration.spellings import Backend, Engine
 from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
-from calico_py.agent.metrics import Metrics, make_metrics
 from calico_py.agent.network_condition import NetworkCondition
 from calico_py.agent.own_address import OwnAddress
 from calico_py.agent.parts import Parts
@@ -35,8 +34,9 @@ from calico_py.agent.preflight import refuse_foreign_calico
 from calico_py.agent.publish import NodePublisher
 from calico_py.agent.reactions import Reactions
 from calico_py.agent.receiver import wants_ipip
-from calico_py.agent.report import Reporter
-from calico_py.agent.spellings import Backend, Engine
+from calico_py.agent.status.health import make_health, make_metrics_app, serve
+from calico_py.agent.status.metrics import Metrics, make_metrics
+from calico_py.agent.status.report import Reporter
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
 from calico_py.bgp.decide import Identity

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from calico_py.agent.spellings import MtuPolicy
+from calico_py.agent.configuration.spellings import MtuPolicy
 from calico_py.model.kernel import Link
 from calico_py.model.net import Family
 from calico_py.model.pools import AllowedUse, EncapMode, IPPool

@@ -11,10 +11,10 @@ from datetime import timedelta
 from ipaddress import IPv4Interface, IPv6Interface
 
 from calico_py.agent.addresses import Choice, Host, choose_address
-from calico_py.agent.config import AgentConfig
+from calico_py.agent.configuration.config import AgentConfig
+from calico_py.agent.configuration.spellings import Method
 from calico_py.agent.own_node import OWN_NODE, OwnNode
 from calico_py.agent.publish import NodePublisher
-from calico_py.agent.spellings import Method
 from calico_py.kube.backoff import Backoff
 from calico_py.model.kernel import Addr, Kernel, KernelEvent, Link, Route
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS, WORKLOAD_PREFIX

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from calico_py.agent.config import AgentConfig
+from calico_py.agent.configuration.config import AgentConfig
 from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
 from calico_py.agent.mtu import choose_pod_mtu

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from calico_py.agent.config import PoolSettings
+from calico_py.agent.configuration.config import PoolSettings
 from calico_py.agent.pools import PoolPlan, Surroundings, plan_default_pools
 from calico_py.model.intent import Problem
 from calico_py.model.kinds import IP_POOLS

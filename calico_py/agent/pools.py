@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from calico_py.agent.config import PoolSettings
+from calico_py.agent.configuration.config import PoolSettings
 from calico_py.model.intent import Problem
 from calico_py.model.kinds import IP_POOLS
 from calico_py.model.meta import Meta

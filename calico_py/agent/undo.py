@@ -4,7 +4,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from calico_py.agent.config import AgentConfig
+from calico_py.agent.configuration.config import AgentConfig
 from calico_py.cni.installer import PLUGIN
 from calico_py.dataplane.cleanup import cleanup
 from calico_py.dataplane.netlink import LinuxKernel

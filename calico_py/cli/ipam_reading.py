@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from calico_py.agent.pods import Pods
+from calico_py.agent.cluster.pods import Pods
 from calico_py.ipam.audit import Cluster
 from calico_py.ipam.collector import DEFAULT_GRACE
 from calico_py.ipam.garbage import View

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import click
 
-from calico_py.agent.config import CONFIG_FILE, AgentConfig, ConfigError, load_config, parse_file
-from calico_py.agent.health import ListenError
+from calico_py.agent.configuration.config import CONFIG_FILE, AgentConfig, ConfigError, load_config, parse_file
+from calico_py.agent.configuration.settings import BY_NAME, SETTINGS
 from calico_py.agent.main import run
 from calico_py.agent.preflight import ForeignCalicoError
-from calico_py.agent.settings import BY_NAME, SETTINGS
+from calico_py.agent.status.health import ListenError
 from calico_py.agent.undo import undo
 from calico_py.kube.transport import CredentialsError
 

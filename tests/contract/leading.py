@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
-from calico_py.agent.announcer import Announcer
-from calico_py.agent.leader import Leader
-from calico_py.agent.pods import Pods
+from calico_py.agent.cluster.announcer import Announcer
+from calico_py.agent.cluster.leader import Leader
+from calico_py.agent.cluster.pods import Pods
 from calico_py.agent.reactions import Reactions
 from calico_py.agent.view import ClusterView
 from calico_py.ipam import blocks

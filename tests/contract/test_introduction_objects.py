@@ -1,6 +1,6 @@
 """The objects that Calico's tools look for, as both API servers keep them."""
 
-from calico_py.agent.introduction import introduce_cluster
+from calico_py.agent.cluster.introduction import introduce_cluster
 from calico_py.kube.client import connect
 from tests.contract.servers import ApiUnderTest
 

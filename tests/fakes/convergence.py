@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calico_py.agent.config import AgentConfig
+from calico_py.agent.configuration.config import AgentConfig
 from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
 from calico_py.agent.own_address import OwnAddress

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from calico_py.agent.config import AgentConfig, load_config
+from calico_py.agent.configuration.config import AgentConfig, load_config
 from calico_py.agent.undo import undo
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_SENDING, NODE_TUNNEL_ENGINE_LABEL
 from tests.netns.namespaces import Namespace, host_namespace

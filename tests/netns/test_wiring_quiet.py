@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_py.agent.config import load_config
+from calico_py.agent.configuration.config import load_config
 from calico_py.agent.own_address import OwnAddress
 from calico_py.agent.publish import NodePublisher
 from calico_py.dataplane.converge import Dataplane

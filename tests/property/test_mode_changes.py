@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import pytest
 
-from calico_py.agent.config import load_config
+from calico_py.agent.configuration.config import load_config
 from calico_py.agent.receiver import LINGER
 from calico_py.model.bgp import Advertisement, Path, Peer, SessionState
 from calico_py.model.blocks import AffinityState

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from calico_py.agent.config import load_config
+from calico_py.agent.configuration.config import load_config
 from calico_py.agent.receiver import Phase
 from calico_py.dataplane.ipip import Engine
 from calico_py.dataplane.netlink import LinuxKernel

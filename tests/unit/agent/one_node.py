@@ -7,7 +7,7 @@ from ipaddress import ip_interface, ip_network
 from pathlib import Path as FilePath
 from typing import TypeVar
 
-from calico_py.agent.config import load_config
+from calico_py.agent.configuration.config import load_config
 from calico_py.agent.loop import Loop
 from calico_py.agent.view import ClusterView
 from calico_py.model.bgp import Advertisement, Path, Peer, SessionState

@@ -3,10 +3,10 @@
 from ipaddress import IPv4Address, IPv4Interface, ip_address, ip_interface, ip_network
 
 from calico_py.agent.addresses import Choice
-from calico_py.agent.config import load_config
+from calico_py.agent.configuration.config import load_config
 from calico_py.agent.mtu import MtuChoice
 from calico_py.agent.receiver import Phase, Receiver
-from calico_py.agent.status_build import StatusInputs
+from calico_py.agent.status.build import StatusInputs
 from calico_py.agent.view import Watched
 from calico_py.dataplane.converge import Applied
 from calico_py.dataplane.ipip import Engine, IPIPStatus

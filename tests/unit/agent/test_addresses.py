@@ -6,8 +6,8 @@ from ipaddress import IPv4Interface, ip_address, ip_interface, ip_network
 import pytest
 
 from calico_py.agent.addresses import Choice, Host, choose_address, find_duplicates
+from calico_py.agent.configuration.spellings import NodeAddress, detection, node_address
 from calico_py.agent.own_node import OWN_NODE
-from calico_py.agent.spellings import NodeAddress, detection, node_address
 from calico_py.model.kernel import Addr, Link, NextHop, Route
 from calico_py.model.meta import Meta
 from calico_py.model.net import Family

@@ -5,9 +5,17 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from calico_py.agent.config import AgentConfig, ConfigError, PoolSettings, load_config, parse_file
-from calico_py.agent.settings import SETTINGS
-from calico_py.agent.spellings import Backend, Detection, LogLevel, Method, MtuPolicy, NodeAddress, SpellingError
+from calico_py.agent.configuration.config import AgentConfig, ConfigError, PoolSettings, load_config, parse_file
+from calico_py.agent.configuration.settings import SETTINGS
+from calico_py.agent.configuration.spellings import (
+    Backend,
+    Detection,
+    LogLevel,
+    Method,
+    MtuPolicy,
+    NodeAddress,
+    SpellingError,
+)
 from calico_py.model.pools import EncapMode
 
 

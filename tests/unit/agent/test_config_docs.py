@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from calico_py.agent.config_docs import render
-from calico_py.agent.settings import SETTINGS
+from calico_py.agent.configuration.docs import render
+from calico_py.agent.configuration.settings import SETTINGS
 
 PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 

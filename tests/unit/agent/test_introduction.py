@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from calico_py.agent.introduction import introduce_cluster
+from calico_py.agent.cluster.introduction import introduce_cluster
 from calico_py.model.cluster_information import CLUSTER_INFORMATIONS, ClusterInformation
 from calico_py.model.controllers import KUBE_CONTROLLERS_CONFIGURATIONS
 from calico_py.model.meta import Meta

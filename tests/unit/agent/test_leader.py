@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from calico_py.agent import leader
-from calico_py.agent.announcer import Announcer
-from calico_py.agent.conditions import POOL_CONDITIONS, PoolConditions, Verdict, judge_pools, plan_conditions
-from calico_py.agent.leader import Leader
-from calico_py.agent.pods import Pods
+from calico_py.agent.cluster import leader
+from calico_py.agent.cluster.announcer import Announcer
+from calico_py.agent.cluster.conditions import POOL_CONDITIONS, PoolConditions, Verdict, judge_pools, plan_conditions
+from calico_py.agent.cluster.leader import Leader
+from calico_py.agent.cluster.pods import Pods
 from calico_py.agent.view import ClusterView
 from calico_py.ipam.collector import Collected
 from calico_py.ipam.garbage import PodView

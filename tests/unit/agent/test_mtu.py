@@ -5,8 +5,8 @@ from ipaddress import ip_network
 
 import pytest
 
+from calico_py.agent.configuration.spellings import MtuPolicy
 from calico_py.agent.mtu import Encap, choose_pod_mtu, device_mtu, uplink_mtu
-from calico_py.agent.spellings import MtuPolicy
 from calico_py.model.kernel import Link
 from calico_py.model.meta import Meta
 from calico_py.model.net import Family

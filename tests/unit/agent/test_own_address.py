@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_interface, ip_network
 
-from calico_py.agent.config import load_config
+from calico_py.agent.configuration.config import load_config
 from calico_py.agent.own_address import OwnAddress
 from calico_py.agent.publish import NodePublisher
 from calico_py.model.kernel import Addr, Delete, KernelEvent, Link, NextHop, Put, Route

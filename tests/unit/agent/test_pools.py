@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from calico_py.agent.config import PoolSettings, load_config
+from calico_py.agent.configuration.config import PoolSettings, load_config
 from calico_py.agent.pool_writer import read_cluster_cidrs, write_default_pools
 from calico_py.agent.pools import PoolPlan, Surroundings, choose_ipv4_cidr, plan_default_pools, ula
 from calico_py.model.intent import Problem

@@ -3,7 +3,7 @@
 import pytest
 
 from calico_py.agent.receiver import Phase, Receiver
-from calico_py.agent.report import why_not_receiving
+from calico_py.agent.status.report import why_not_receiving
 from calico_py.dataplane.ipip import Engine, IPIPStatus
 from calico_py.model.names import IPIP_DEVICE
 

@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from calico_py.agent.health import ListenError, make_health, make_metrics_app, serve
-from calico_py.agent.metrics import make_metrics
 from calico_py.agent.receiver import Receiver
-from calico_py.agent.status_build import build_status
+from calico_py.agent.status.build import build_status
+from calico_py.agent.status.health import ListenError, make_health, make_metrics_app, serve
+from calico_py.agent.status.metrics import make_metrics
 from calico_py.cli.status import command, render
 from calico_py.model.bgp import BGPConfiguration
 from calico_py.model.intent import Intent

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from calico_py.agent.pods import Pods
+from calico_py.agent.cluster.pods import Pods
 from calico_py.kube.client import KubeStore
 from calico_py.kube.transport import Request, Transport
 from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, IPAM_HANDLES, PAGE_SIZE

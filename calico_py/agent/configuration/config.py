@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from calico_py.agent import settings
-from calico_py.agent.settings import ALIASES, BY_NAME, SETTINGS, WITHOUT_EFFECT, Setting
-from calico_py.agent.spellings import (
+from calico_py.agent.configuration import settings
+from calico_py.agent.configuration.settings import ALIASES, BY_NAME, SETTINGS, WITHOUT_EFFECT, Setting
+from calico_py.agent.configuration.spellings import (
     Backend,
     Detection,
     Engine,

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from calico_py.agent.addresses import Choice
-from calico_py.agent.config import AgentConfig
+from calico_py.agent.configuration.config import AgentConfig
 from calico_py.agent.mtu import MtuChoice
 from calico_py.agent.receiver import Receiver
-from calico_py.agent.status import (
+from calico_py.agent.status.shape import (
     AddressStatus,
     ApiStatus,
     BgpStatus,

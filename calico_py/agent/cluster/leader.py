@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from calico_py.agent.announcer import Announcer
-from calico_py.agent.conditions import POOL_CONDITIONS, Verdict, judge_pools, plan_conditions
+from calico_py.agent.cluster.announcer import Announcer
+from calico_py.agent.cluster.conditions import POOL_CONDITIONS, Verdict, judge_pools, plan_conditions
 from calico_py.agent.view import ClusterView
 from calico_py.ipam.blocks import borrowed
 from calico_py.ipam.collector import DEFAULT_GRACE, Collected

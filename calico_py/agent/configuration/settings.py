@@ -9,8 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from calico_py.agent import spellings
-from calico_py.agent.spellings import Backend, Datastore, Detection, Engine, LogLevel, MtuPolicy, NodeAddress, PoolRange
+from calico_py.agent.configuration import spellings
+from calico_py.agent.configuration.spellings import (
+    Backend,
+    Datastore,
+    Detection,
+    Engine,
+    LogLevel,
+    MtuPolicy,
+    NodeAddress,
+    PoolRange,
+)
 from calico_py.model.pools import EncapMode
 
 T = TypeVar("T")

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from calico_py.agent.addresses import find_duplicates
-from calico_py.agent.announcer import Announcer
-from calico_py.agent.leader import Leader
+from calico_py.agent.cluster.announcer import Announcer
+from calico_py.agent.cluster.leader import Leader
+from calico_py.agent.cluster.pods import Pods
 from calico_py.agent.parts import Parts
-from calico_py.agent.pods import Pods
 from calico_py.ipam.collector import Collector
 from calico_py.kube.events import Recorder
 from calico_py.kube.reflector import Named

@@ -1,17 +1,17 @@
-"""Writes docs/configuration.md from the table of settings: ``python -m calico_py.agent.config_docs``."""
+"""Writes docs/configuration.md from the table of settings: ``python -m calico_py.agent.configuration.docs``."""
 
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from calico_py.agent.config import CONFIG_FILE
-from calico_py.agent.settings import SETTINGS, WITHOUT_EFFECT, Section, Setting
-from calico_py.agent.spellings import Method
+from calico_py.agent.configuration.config import CONFIG_FILE
+from calico_py.agent.configuration.settings import SETTINGS, WITHOUT_EFFECT, Section, Setting
+from calico_py.agent.configuration.spellings import Method
 
 _INTRODUCTION = f"""\
 # Configuration of the agent
 
-This page is made from the code by `make docs`; change `calico_py/agent/settings.py` instead.
+This page is made from the code by `make docs`; change `calico_py/agent/configuration/settings.py` instead.
 
 A setting is looked up in this order, and the first place that has it counts:
 

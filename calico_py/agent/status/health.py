@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from aiohttp import web
 
-from calico_py.agent.metrics import CONTENT_TYPE, Metrics
-from calico_py.agent.status import Status
+from calico_py.agent.status.metrics import CONTENT_TYPE, Metrics
+from calico_py.agent.status.shape import Status
 
 # Seconds that open requests get when the agent ends.
 _SHUTDOWN = 1.0

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from calico_py.agent.status import Status
+from calico_py.agent.status.shape import Status
 from calico_py.ipam.warm import WarmAddresses
 from calico_py.model.net import FAMILIES
 

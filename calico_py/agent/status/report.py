@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from calico_py.agent.metrics import Metrics
 from calico_py.agent.mtu import choose_pod_mtu
 from calico_py.agent.parts import Parts
 from calico_py.agent.receiver import Receiver, find_senders, wants_ipip
-from calico_py.agent.status import Status
-from calico_py.agent.status_build import StatusInputs, build_status
+from calico_py.agent.status.build import StatusInputs, build_status
+from calico_py.agent.status.metrics import Metrics
+from calico_py.agent.status.shape import Status
 from calico_py.dataplane.ipip import IPIPStatus
 from calico_py.model.bgp import LearnedRoutes
 from calico_py.model.cluster import ClusterState

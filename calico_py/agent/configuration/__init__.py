@@ -1,0 +1,1 @@
+"""What the agent is told: the settings, their spellings, and the configuration made of them. Decides nothing."""
