@@ -27,7 +27,6 @@ from calico_py.model.bgp import LearnedRoutes
 from calico_py.model.cluster import ClusterState, Local
 from calico_py.model.intent import Intent, RouteClass, RouteIntent
 from calico_py.model.kernel import Addr, Kernel, Link, RouteKey
-from calico_py.model.kinds import encode_sending
 from calico_py.model.names import (
     IPIP_DEVICE,
     NODE_AS_NUMBER,
@@ -36,6 +35,7 @@ from calico_py.model.names import (
     NODE_TUNNEL_ENGINE_LABEL,
 )
 from calico_py.model.net import Family, Network, family
+from calico_py.model.node_codec import encode_sending
 from calico_py.model.nodes import Node, Sending
 from calico_py.model.speaker import Speaker
 from calico_py.routing.compute import compute_intent

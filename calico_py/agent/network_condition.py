@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from calico_py.kube.backoff import Backoff
-from calico_py.model.kinds import NODES, decode_meta
+from calico_py.model.codec import decode_meta
+from calico_py.model.kinds import NODES
 from calico_py.model.meta import Meta
 from calico_py.model.store import Json, Kind, NotFoundError, Store, StoreError
 from calico_py.trouble import Trouble

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from calico_py.model.kinds import decode_meta
+from calico_py.model.codec import decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.net import Address
 from calico_py.model.store import Json, Kind

@@ -10,7 +10,7 @@ from typing import Any
 
 from calico_py.cni.wishes import PodFacts
 from calico_py.kube.reflector import Reflector
-from calico_py.model.kinds import decode_meta
+from calico_py.model.codec import decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.store import Json, Kind, NotFoundError, Store
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any
 
 from calico_py.kube.backoff import Backoff
-from calico_py.model.kinds import decode_meta
+from calico_py.model.codec import decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.store import (
     ExistsError,

@@ -19,7 +19,7 @@ from typing import Any
 
 from calico_py.kube.backoff import Backoff
 from calico_py.kube.reflector import Reflector
-from calico_py.model.kinds import decode_meta
+from calico_py.model.codec import decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.store import ConflictError, ExistsError, Json, Kind, NotFoundError, Store, StoreError
 from calico_py.trouble import Trouble

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from calico_py.model import names
-from calico_py.model.kinds import decode_meta
+from calico_py.model.codec import decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.net import InvalidError
 from calico_py.model.store import Json, Kind

@@ -13,7 +13,8 @@ from calico_py.kube.client import KubeStore, connect
 from calico_py.kube.lease import Lease, lease_kind
 from calico_py.kube.reflector import Reflector
 from calico_py.model.blocks import AffinityState, BlockAffinity, IPAMBlock
-from calico_py.model.kinds import BLOCK_AFFINITIES, IP_POOLS, IPAM_BLOCKS, NODES, decode_meta
+from calico_py.model.codec import decode_meta
+from calico_py.model.kinds import BLOCK_AFFINITIES, IP_POOLS, IPAM_BLOCKS, NODES
 from calico_py.model.meta import Meta
 from calico_py.model.names import (
     LABEL_HOSTNAME_HASH,

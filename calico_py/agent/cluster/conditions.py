@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calico_py.model.kinds import IP_POOLS, decode_meta
+from calico_py.model.codec import decode_meta
+from calico_py.model.kinds import IP_POOLS
 from calico_py.model.meta import Meta
 from calico_py.model.net import InvalidError
 from calico_py.model.pools import IPPool

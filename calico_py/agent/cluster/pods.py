@@ -7,7 +7,8 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 from calico_py.ipam.garbage import PodName, PodView
-from calico_py.model.kinds import PAGE_SIZE, decode_meta
+from calico_py.model.codec import decode_meta
+from calico_py.model.kinds import PAGE_SIZE
 from calico_py.model.meta import Meta
 from calico_py.model.net import Address
 from calico_py.model.store import EventType, Json, Kind, Store

@@ -11,7 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, ip_interface
 from typing import TypeVar
 
-from calico_py.model.kinds import parse_as_number
+from calico_py.model.bgp_codec import parse_as_number
 from calico_py.model.net import Address, Family, InvalidError, Network, parse_network
 from calico_py.model.pools import EncapMode
 from calico_py.model.selectors import parse_selector
