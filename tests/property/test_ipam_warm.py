@@ -73,8 +73,9 @@ class WarmMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.patches = pytest.MonkeyPatch()
-        for module in (allocator_module, commits, handles):
+        for module in (allocator_module, commits):
             self.patches.setattr(module, "pause", _no_pause)
+        self.patches.setattr(handles, "pause", self._until_the_api_is_there)
         memory = Path("/dev/shm")  # on a disk each line would be waited for
         self.folder = Path(tempfile.mkdtemp(prefix=f"cpy{os.getpid()}-", dir=memory if memory.is_dir() else None))
         self.cluster = IPAMCluster([pool("10.0.0.0/26", 28)], config(ip_cooldown_seconds=None))
@@ -119,6 +120,12 @@ class WarmMachine(RuleBasedStateMachine):
         if self.kill_at is not None and self.steps > self.kill_at:
             raise KilledError(name)
 
+    async def _until_the_api_is_there(self, _attempt: int, *, most: float = 0) -> None:
+        """What is tried again for as long as the API is away."""
+        await _no_pause(_attempt, most=most)
+        while self.away:  # noqa: ASYNC110 - what sets it does not run in the loop
+            await asyncio.sleep(0)
+
     def _fault(self, when: str, verb: str, kind: str, name: str) -> None:
         self._step(f"{when} {verb} {kind} {name}")
         if self.away:
@@ -144,8 +151,13 @@ class WarmMachine(RuleBasedStateMachine):
         await self.allocator.reconcile(self.node.now_living())
 
     def _close(self) -> None:
+        """The agent's process is no more."""
         if self.warm is not None:
             self.loop.run_until_complete(self.warm.close())
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.wait(left) if left else asyncio.sleep(0))
 
     def _living(self, node: str) -> list[Pod]:
         return [pod for pod in self.pods if pod.living and pod.node == node]
@@ -243,8 +255,9 @@ class WarmMachine(RuleBasedStateMachine):
     def _run(self, work: list[Work]) -> None:
         async def together() -> None:
             await asyncio.gather(*(each() for each in work))
-            for each in (self.allocator, self.other):
-                await each.drain()
+            await self.other.drain()
+            if not self.away:
+                await self.allocator.drain()
 
         self.loop.run_until_complete(asyncio.wait_for(together(), 60))
 
