@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import yaml
 
 from calico_py.agent.configuration import settings
-from calico_py.agent.configuration.settings import ALIASES, BY_NAME, SETTINGS, WITHOUT_EFFECT, Setting
+from calico_py.agent.configuration.setting import Setting
+from calico_py.agent.configuration.settings import ALIASES, BY_NAME, SETTINGS, WITHOUT_EFFECT
 from calico_py.agent.configuration.spellings import (
     Backend,
     Detection,

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from calico_py.agent.configuration.config import CONFIG_FILE
-from calico_py.agent.configuration.settings import SETTINGS, WITHOUT_EFFECT, Section, Setting
+from calico_py.agent.configuration.setting import Section, Setting
+from calico_py.agent.configuration.settings import SETTINGS, WITHOUT_EFFECT
 from calico_py.agent.configuration.spellings import Method
 
 _INTRODUCTION = f"""\

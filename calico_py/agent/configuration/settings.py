@@ -4,12 +4,10 @@ Names are Calico's where Calico has the setting, else they begin with CALICO_PY_
 this table.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from calico_py.agent.configuration import spellings
+from calico_py.agent.configuration.setting import Section, Setting
 from calico_py.agent.configuration.spellings import (
     Backend,
     Datastore,
@@ -21,42 +19,6 @@ from calico_py.agent.configuration.spellings import (
     PoolRange,
 )
 from calico_py.model.pools import EncapMode
-
-T = TypeVar("T")
-
-
-class Section(StrEnum):
-    """Headings of docs/configuration.md."""
-
-    NODE = "The node and its address"
-    POOLS = "The pools that the environment makes"
-    NETWORK = "Routes, tunnels and addresses"
-    PROCESS = "The process"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting(Generic[T]):
-    """One setting.
-
-    Attributes:
-        default: as a person would write it.
-        parse: raises SpellingError with the phrase that lists what is allowed.
-        values: what is allowed, for the documentation.
-        default_text: what the default comes to, where that is not plain from it.
-        aliases: other names, of Calico's, that mean the same; the name itself wins.
-        flag: of ``calico-py node``.
-    """
-
-    name: str
-    default: str
-    parse: Callable[[str], T]
-    section: Section
-    values: str
-    description: str
-    default_text: str = ""
-    aliases: tuple[str, ...] = ()
-    flag: str = ""
-
 
 _BOOL = "true, false"
 _ENCAP = "Always, CrossSubnet, Never, in any case; off and cross-subnet too"
@@ -395,47 +357,7 @@ CNI_CONF_NAME: Setting[str] = Setting(
     "Name of the CNI configuration.",
 )
 
-SETTINGS: tuple[Setting[Any], ...] = (
-    NODENAME,
-    IP,
-    IP6,
-    IP_METHOD,
-    IP6_METHOD,
-    DISABLE_NODE_IP_CHECK,
-    AS,
-    ROUTER_ID,
-    NO_DEFAULT_POOLS,
-    V4_CIDR,
-    V4_IPIP,
-    V4_VXLAN,
-    V4_BLOCK_SIZE,
-    V4_NAT,
-    V4_SELECTOR,
-    V4_NO_EXPORT,
-    V6_CIDR,
-    V6_VXLAN,
-    V6_BLOCK_SIZE,
-    V6_NAT,
-    V6_SELECTOR,
-    V6_NO_EXPORT,
-    TEMPLATE_GENERATION,
-    BACKEND,
-    ENGINE,
-    MTU,
-    RESYNC_INTERVAL,
-    WARM_ADDRESSES,
-    KUBECONFIG,
-    DATASTORE,
-    LOG_LEVEL,
-    HEALTH_HOST,
-    HEALTH_PORT,
-    METRICS_HOST,
-    METRICS_PORT,
-    PROC_SYS,
-    CNI_BIN_DIR,
-    CNI_CONF_DIR,
-    CNI_CONF_NAME,
-)
+SETTINGS: tuple[Setting[Any], ...] = tuple(each for each in list(globals().values()) if isinstance(each, Setting))
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 ALIASES = {alias: setting for setting in SETTINGS for alias in setting.aliases}
 
