@@ -101,14 +101,14 @@ async def _run(*arguments: str, text: str = "") -> str:
             stderr=asyncio.subprocess.PIPE,
         )
     except FileNotFoundError:
-        raise NftMissingError("the program nft is not in PATH: install the package nftables") from None
+        raise NftMissingError("the program nft is not in PATH") from None
     except OSError as error:  # no permission, or no memory, process or descriptor left
         raise NftError(f"the program nft cannot be started: {error.strerror}") from None
     try:
         async with asyncio.timeout(PATIENCE):
             out, err = await process.communicate(text.encode())
     except TimeoutError:
-        raise NftError(f"{' '.join(command)} did not end within {PATIENCE} s and was killed") from None
+        raise NftError(f"{' '.join(command)} did not end within {PATIENCE:g} s and was killed") from None
     finally:
         if process.returncode is None:
             process.kill()

@@ -21,6 +21,14 @@ from calico_py.model.kernel import (
     Sysctl,
 )
 
+# Routes count in the memory of the container that makes them (cgroup-v2, "memory"); fib_table_insert says ENOBUFS.
+_NO_MEMORY = (
+    "the kernel gives no more memory: raise the memory limit of the agent's container, or free the node's memory"
+)
+_NO_GATEWAY = (
+    "the gateway is an address of this node itself, or a rule of `ip rule` forbids the way to it: see which node has it"
+)
+
 _ADVICE = {
     errno.EPERM: "the agent needs the capability NET_ADMIN",
     errno.EACCES: "the agent needs the capability NET_ADMIN",
@@ -31,15 +39,26 @@ _ADVICE = {
     errno.ENETDOWN: "the device is down: set it up, or see why it went down",
     errno.EEXIST: "something else has that name or key: remove or rename it",
     errno.EOPNOTSUPP: "this kernel has no support for it: load the module, or use the userspace engine",
-    errno.ENOSYS: "install it on the node, or in the agent's image",
+    errno.ENOSYS: "install the package nftables on the node, or in the agent's image",
     errno.ENOENT: "what it names does not exist on this node",
     errno.EBUSY: "something holds it: it is tried again",
-    errno.ENOMEM: "the kernel is out of memory",
+    errno.ENOMEM: _NO_MEMORY,
+    errno.ENOBUFS: _NO_MEMORY,
     errno.ENOSPC: "a limit of the kernel is reached",
     errno.ENFILE: "a limit of the kernel is reached",
 }
+# What the kernel says with the errno (fib_semantics.c, net/ipv6/route.c) means more than the errno.
+_ADVICE_BY_WORDS = {
+    (errno.EINVAL, "Nexthop has invalid gateway"): _NO_GATEWAY,
+    (errno.EINVAL, "Gateway can not be a local address"): _NO_GATEWAY,
+    (errno.EACCES, "Nexthop has invalid gateway"): _NO_GATEWAY,
+}
 _NO_NAMES: Mapping[int, str] = {}
 _DEFAULT_ADVICE = "it is tried again; if this stays, report it with this line"
+_NFT_ADVICE = (
+    "it is tried again; see whether `nft list ruleset` ends on this node: the kernel needs nf_tables with nat and "
+    "masquerade, the agent the capability NET_ADMIN"
+)
 
 
 def refusal(change: Change, number: int, text: str = "", *, devices: Mapping[int, str] = _NO_NAMES) -> KernelError:
@@ -52,11 +71,14 @@ def refusal(change: Change, number: int, text: str = "", *, devices: Mapping[int
         devices: names by ifindex, as far as they are known.
     """
     verb = "set" if isinstance(change, Put) else "remove"
-    meaning = os.strerror(number)
-    words = f" ({text})" if text else ""
-    advice = _ADVICE.get(number, _DEFAULT_ADVICE)
     what = describe(change.object, devices)
-    return KernelError(number, change, f"cannot {verb} {what}: {meaning[0].lower()}{meaning[1:]}{words}; {advice}")
+    by_nft = isinstance(change.object, NftTable)
+    otherwise = _NFT_ADVICE if by_nft else _DEFAULT_ADVICE
+    advice = _ADVICE_BY_WORDS.get((number, text)) or _ADVICE.get(number, otherwise)
+    meaning = os.strerror(number)
+    meaning = meaning[0].lower() + meaning[1:]
+    why = text if by_nft and text else f"{meaning} ({text})" if text else meaning  # an errno of nft's is our guess
+    return KernelError(number, change, f"cannot {verb} {what}: {why}; {advice}")
 
 
 def is_gone(change: Change, number: int) -> bool:

@@ -69,3 +69,24 @@ def test_only_a_removal_can_be_done_already() -> None:
     assert is_gone(Delete(Link("tunl0")), errno.ENODEV)
     assert not is_gone(Put(Link("tunl0")), errno.ENODEV)
     assert not is_gone(Delete(Link("tunl0")), errno.EPERM)
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "cure"),
+    [
+        (errno.EINVAL, "Nexthop has invalid gateway", "the gateway is an address of this node itself"),
+        (errno.EACCES, "Nexthop has invalid gateway", "a rule of `ip rule` forbids the way to it"),
+        (errno.EACCES, "", "NET_ADMIN"),
+        (errno.ENETUNREACH, "Nexthop has invalid gateway", "check the node's address and subnet"),
+        (errno.ENOBUFS, "", "raise the memory limit of the agent's container"),
+    ],
+)
+def test_a_route_that_is_refused(number: int, text: str, cure: str) -> None:
+    assert cure in str(refusal(Put(Route(BLOCK, next_hops=(VIA,), protocol=80)), number, text))
+
+
+def test_what_nft_says_stands_for_itself() -> None:
+    """Its errno is not known, so no meaning of one is put before its own words."""
+    said = str(refusal(Put(NftTable("inet", "calico-py")), errno.EINVAL, "nft -f - did not end within 30 s"))
+    assert said.startswith("cannot set nftables table inet calico-py: nft -f - did not end within 30 s; it is tried")
+    assert "`nft list ruleset`" in said
