@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from calico_py.agent.pod_addresses import list_pod_addresses
 from calico_py.agent.view import ClusterView
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.reconcile import Living
@@ -16,9 +17,7 @@ from calico_py.ipam.requests import IPAMError
 from calico_py.ipam.warm import WarmAddresses
 from calico_py.kube.backoff import Backoff
 from calico_py.model.blocks import AffinityState
-from calico_py.model.kernel import Kernel, Link, Route
-from calico_py.model.names import WORKLOAD_PREFIX
-from calico_py.model.net import Address
+from calico_py.model.kernel import Kernel
 from calico_py.model.store import StoreError
 from calico_py.model.wiring import PodWiring
 from calico_py.trouble import Trouble
@@ -95,15 +94,9 @@ class AddressCare:
         log.info("addresses: %d in use, %d of dead containers freed", report.kept, len(report.released.released))
 
     async def _living(self) -> Living:
-        """Containers by their devices; also every address with a host route to a pod's device: real Calico's pods."""
+        """Containers by their devices, and addresses: by these real Calico's pods are known."""
         containers = await self._wiring.list_containers()
-        devices = {link.ifindex for link in await self._kernel.dump(Link) if link.name.startswith(WORKLOAD_PREFIX)}
-        routed: set[Address] = {
-            route.dst.network_address
-            for route in await self._kernel.dump(Route)
-            if route.dst.prefixlen == route.dst.max_prefixlen and any(hop.ifindex in devices for hop in route.next_hops)
-        }
-        return Living(containers=containers, addresses=routed)
+        return Living(containers=containers, addresses=await list_pod_addresses(self._kernel))
 
     def _unsettled(self) -> bool:
         """Not of a Node that was deleted: its claims are the leader's to end."""

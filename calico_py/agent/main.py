@@ -27,6 +27,7 @@ from calico_py.agent.loop import Loop
 from calico_py.agent.network_condition import NetworkCondition
 from calico_py.agent.own_address import OwnAddress
 from calico_py.agent.parts import Parts
+from calico_py.agent.pod_addresses import list_pod_addresses
 from calico_py.agent.pool_writer import read_cluster_cidrs, write_default_pools
 from calico_py.agent.pools import Surroundings as PoolSurroundings
 from calico_py.agent.pools import ula
@@ -90,7 +91,7 @@ async def compose(config: AgentConfig) -> AsyncIterator[Parts]:
 
 def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: NetlinkPodWiring) -> Parts:
     on_change, on_pools, on_blocks = Reactions(), Reactions(), Reactions()
-    view = ClusterView(store, config.node, on_change, on_pools, on_blocks)
+    view = ClusterView(store, config.node, on_change, on_pools, on_blocks, living=partial(list_pod_addresses, kernel))
     publisher = NodePublisher(store, config.node, lambda: view.nodes.objects.get(config.node))
     own = OwnAddress(config, store, kernel, publisher, on_change=on_change)
     allocator = Allocator(

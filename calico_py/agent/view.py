@@ -6,9 +6,10 @@ this node's own and those that lend an address are watched.
 
 import asyncio
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from calico_py.agent.lending_blocks import LendingBlocks
 from calico_py.agent.own_blocks import OwnBlocks
 from calico_py.agent.pod_facts import PodLookup
 from calico_py.kube.reflector import Reflector
@@ -22,13 +23,11 @@ from calico_py.model.kinds import (
     FELIX_CONFIGURATIONS,
     IP_POOLS,
     IP_RESERVATIONS,
-    IPAM_BLOCKS,
     IPAM_CONFIGURATIONS,
     NODES,
 )
 from calico_py.model.meta import Meta
-from calico_py.model.names import LABEL_BORROWED
-from calico_py.model.net import Network
+from calico_py.model.net import Address, Network
 from calico_py.model.nodes import Node
 from calico_py.model.pools import IPPool
 from calico_py.model.store import Store
@@ -52,6 +51,11 @@ class Watched:
     error: str
 
 
+async def _none() -> tuple[Address, ...]:
+    """No pod lives here."""
+    return ()
+
+
 class ClusterView:
     """All that this agent watches.
 
@@ -61,6 +65,7 @@ class ClusterView:
         on_pools: called before on_change when it was a pool.
         on_blocks: called before on_change when it was a block. Most of their changes, a pod's address taken or
             released, concern nothing else, and on_change is not called.
+        living: the addresses of this node's pods.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class ClusterView:
         on_change: Callable[[], None],
         on_pools: Callable[[], None] = lambda: None,
         on_blocks: Callable[[], None] = lambda: None,
+        *,
+        living: Callable[[], Awaitable[Iterable[Address]]] = _none,
     ) -> None:
         def on_pool_change() -> None:
             on_pools()
@@ -92,7 +99,9 @@ class ClusterView:
         self.pools = Reflector(store, IP_POOLS, on_pool_change)
         self.affinities = Reflector(store, BLOCK_AFFINITIES, on_claim_change)
         self.own_blocks = OwnBlocks(store, node, on_block_change, self.affinities)
-        self.lending_blocks = Reflector(store, IPAM_BLOCKS, on_block_change, labels=f"{LABEL_BORROWED}=true")
+        self.lending_blocks = LendingBlocks(
+            store, node, on_block_change, affinities=self.affinities, pools=self.pools, living=living
+        )
         self.bgp = Reflector(store, BGP_CONFIGURATIONS, on_change)
         self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change)
         self.ipam = Reflector(store, IPAM_CONFIGURATIONS, on_change)

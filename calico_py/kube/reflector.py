@@ -106,7 +106,7 @@ class Reflector(Generic[N]):
         """One complete list, however many attempts it takes."""
         while True:
             try:
-                listing = await self._store.list(self.kind, **self._selectors)
+                listing = await self._complete(await self._store.list(self.kind, **self._selectors))
             except StoreError as error:
                 refused = isinstance(error, RefusedError) and not isinstance(error, ForbiddenError)
                 if refused and self._optional:
@@ -116,6 +116,10 @@ class Reflector(Generic[N]):
             else:
                 self._replace(listing)
                 return
+
+    async def _complete(self, listing: Listing[N]) -> Listing[N]:
+        """A list with what belongs to it beside the selection: nothing, unless a subclass knows of something."""
+        return listing
 
     async def _watch(self, backoff: Backoff) -> None:
         """Watch from the last version on, over any number of connections, until a new list is needed."""

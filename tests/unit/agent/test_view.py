@@ -101,6 +101,7 @@ async def test_only_what_routing_reads_of_a_block_is_a_change_of_routes() -> Non
     view = ClusterView(store, "node1", lambda: calls.append("all"), on_blocks=lambda: calls.append("blocks"))
     task = asyncio.create_task(view.run())
     await view.wait_in_sync()
+    calls.clear()
     try:
         block = await store.create(IPAM_BLOCKS, _block("node1", {}))
         await until(lambda: calls[-2:] == ["blocks", "all"])
