@@ -1,7 +1,8 @@
 """What the lab writes to the API as a cluster's kubelets and controllers would: namespaces, Nodes, Pods. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 from typing import Any
 
 from calico_py.lab.topology import LabSpec, NodePlace
@@ -41,10 +42,10 @@ def node_status(place: NodePlace) -> dict[str, Any]:
     return {"status": {"addresses": addresses, "conditions": [ready]}}
 
 
-def pod(name: str, node_name: str) -> dict[str, Any]:
+def pod(name: str, node_name: str, annotations: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """A Pod that the scheduler has placed."""
     spec = {"nodeName": node_name, "containers": [{"name": _CONTAINER, "image": _CONTAINER}]}
-    return _object("v1", "Pod", name, namespace="default") | {"spec": spec}
+    return _object("v1", "Pod", name, namespace="default", annotations=dict(annotations)) | {"spec": spec}
 
 
 def pod_status(addresses: Sequence[IPv4Address | IPv6Address], host: NodePlace) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import dataclasses
 import http.client
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from calico_py.lab import namespaces, objects, runtime
 from calico_py.lab.client import Api, ApiError
@@ -19,7 +21,9 @@ NAMESPACE = "default"
 _PAUSE = 0.05  # seconds between two looks
 
 
-def add(lab: LiveLab, name: str, node_name: str = "") -> PodRecord:
+def add(
+    lab: LiveLab, name: str, node_name: str = "", annotations: Mapping[str, str] = MappingProxyType({})
+) -> PodRecord:
     """Create the Pod, its network namespace and, by the plugins, its network; set its status.
 
     Without a node it goes to the one with the fewest pods.
@@ -30,7 +34,7 @@ def add(lab: LiveLab, name: str, node_name: str = "") -> PodRecord:
     node = lab.node(node_name) if node_name else _emptiest(lab)
     _, conflist = runtime.read_conflist(node)
     with contextlib.ExitStack() as undo:
-        uid = _create(lab.api(), name, node)
+        uid = _create(lab.api(), name, node, annotations)
         undo.callback(lab.api().delete, _gone(name))
         sandbox = runtime.Sandbox(name, NAMESPACE, uuid.uuid4().hex * 2, uid)
         begun = PodRecord(name, node.place.name, sandbox.container_id, (), conflist, ())
@@ -85,10 +89,10 @@ def wait_until_routed(lab: LiveLab, record: PodRecord, *, within: float) -> list
         time.sleep(_PAUSE)
 
 
-def _create(api: Api, name: str, node: LiveNode) -> str:
+def _create(api: Api, name: str, node: LiveNode, annotations: Mapping[str, str]) -> str:
     """Create the Pod object; its uid."""
     try:
-        created = api.request("POST", objects.PODS, objects.pod(name, node.place.name))
+        created = api.request("POST", objects.PODS, objects.pod(name, node.place.name, annotations))
     except ApiError as error:
         cure = f"; remove it with: calico-py lab pod del {name}" if error.status == http.client.CONFLICT else ""
         raise LabError(f"pod {name}: {error}{cure}") from None
