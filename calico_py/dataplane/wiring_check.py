@@ -10,7 +10,17 @@ from functools import partial
 from calico_py.dataplane import object_codec, route_codec
 from calico_py.dataplane import wiring_codec as codec
 from calico_py.dataplane.transact import dump, transact
-from calico_py.dataplane.wiring_plan import HOST_CONF, HOST_IPV6, gateways, host_routes, pod_routes, render_alias
+from calico_py.dataplane.wiring_plan import (
+    HOST_CONF,
+    HOST_IPV6,
+    HOST_LINK_LOCAL,
+    HOST_PROXY_DELAY,
+    gateways,
+    has_ipv6,
+    host_routes,
+    pod_routes,
+    render_alias,
+)
 from calico_py.model.kernel import Link, Neigh, Route
 from calico_py.model.net import FAMILIES
 from calico_py.model.wiring import HOST_MAC, PodLink
@@ -37,8 +47,13 @@ def _check_host(link: PodLink, sock: socket.socket) -> Iterator[str]:
     for setting, value in HOST_CONF.items():
         if (actual := conf.get(setting)) != value:
             yield f"{name}: {setting.name.lower()}: found {actual}, expected {value}"
-    if any(address.version == 6 for address in link.addresses):
+    delays = dict(filter(None, map(codec.parse_proxy_delay, dump(sock, codec.pack_arp_parameters))))
+    if (delay := delays.get(found.ifindex)) != HOST_PROXY_DELAY:
+        yield f"{name}: proxy_delay: found {delay}, expected {HOST_PROXY_DELAY}"
+    if has_ipv6(link.addresses):
         yield from _check_host_ipv6(name, codec.parse_conf6(body))
+        if transact(sock, [partial(codec.pack_get_address, found.ifindex, HOST_LINK_LOCAL.ip)]).refused:
+            yield f"{name}: found no address {HOST_LINK_LOCAL}"
     yield from _missing_routes(name, sock, found.ifindex, host_routes(link.addresses, found.ifindex))
 
 

@@ -11,16 +11,17 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import IPv6Address
 
 from calico_py.dataplane import nlmsg
 from calico_py.dataplane.nlmsg import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST
 from calico_py.model.net import Address, Family, Interface
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-RTM_NEWADDR = 20
+RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_GETROUTE = 26
 RTM_NEWNEIGH = 28
-RTM_SETNEIGHTBL = 67
+RTM_GETNEIGHTBL, RTM_SETNEIGHTBL = 66, 67
 
 _AF_INET, _AF_INET6 = 2, 10
 
@@ -175,6 +176,12 @@ def pack_address(ifindex: int, interface: Interface, seq: int, flags: int) -> by
     return _pack(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL | flags, seq, body, *attributes)
 
 
+def pack_get_address(ifindex: int, address: IPv6Address, seq: int, flags: int) -> bytes:
+    """RTM_GETADDR of one address of a device; EADDRNOTAVAIL if it has none such."""
+    body = _IFADDRMSG.pack(_AF_INET6, 0, 0, 0, ifindex)
+    return _pack(RTM_GETADDR, flags, seq, body, nlmsg.pack_attr(_IFA_ADDRESS, address.packed))
+
+
 def pack_neighbour(ifindex: int, address: Address, mac: str, seq: int, flags: int, *, state: int) -> bytes:
     """RTM_NEWNEIGH of an entry that is permanent, or stale: used at once, and verified by and by."""
     body = _NDMSG.pack(_family(address), ifindex, state, 0, 0)
@@ -192,6 +199,23 @@ def pack_routes_by(protocol: int, family: Family, seq: int) -> bytes:
     """RTM_GETROUTE of the routes of a protocol; the socket must have NETLINK_GET_STRICT_CHK."""
     body = _RTMSG.pack(_AF_INET if family == 4 else _AF_INET6, 0, 0, 0, 0, protocol, 0, 0, 0)
     return _pack(RTM_GETROUTE, NLM_F_DUMP, seq, body)
+
+
+def pack_arp_parameters(seq: int) -> bytes:
+    """RTM_GETNEIGHTBL of all tables of ARP, with the parameters of each device."""
+    return _pack(RTM_GETNEIGHTBL, NLM_F_DUMP, seq, _NDTMSG.pack(_AF_INET))
+
+
+def parse_proxy_delay(body: bytes) -> tuple[int, int] | None:
+    """Of an RTM_NEWNEIGHTBL body: device and its proxy_delay in milliseconds; None where it is of no device.
+
+    Raises:
+        nlmsg.TruncatedError: a length does not fit.
+    """
+    parameters = nlmsg.parse_attrs(nlmsg.parse_attrs(body, _NDTMSG.size).get(_NDTA_PARMS, b""))
+    if _NDTPA_IFINDEX not in parameters or len(delay := parameters.get(_NDTPA_PROXY_DELAY, b"")) < _U64.size:
+        return None
+    return nlmsg.parse_u32(parameters[_NDTPA_IFINDEX]), _U64.unpack_from(delay)[0]
 
 
 def parse_route_device(body: bytes) -> int:

@@ -22,6 +22,9 @@ HOST_CONF = {DevConf.FORWARDING: 1, DevConf.PROXY_ARP: 1, DevConf.ROUTE_LOCALNET
 HOST_IPV6 = {"disable_ipv6": "0", "accept_ra": "0", "forwarding": "1", "proxy_ndp": "1"}
 POD_CONF = {DevConf.FORWARDING: 0}
 
+# milliseconds that a proxy ARP answer waits
+HOST_PROXY_DELAY = 0
+
 HOST_LINK_LOCAL = IPv6Interface((GATEWAYS[6], 64))
 
 _LOOPBACK = 1  # LOOPBACK_IFINDEX, linux/net.h
@@ -52,6 +55,19 @@ def parse_alias(alias: str) -> Owner | None:
         return Owner(container_id)
 
 
+def has_ipv6(addresses: Iterable[Interface]) -> bool:
+    """Whether the host's end must speak IPv6."""
+    return any(address.version == 6 for address in addresses)
+
+
+def put_host_addresses(addresses: Iterable[Interface], ifindex: int) -> list[Pack]:
+    """Messages that make those of the host's end; EEXIST where they are.
+
+    The gateway of IPv6, from which alone the kernel asks the pod for its MAC (ndisc_send_ns); that of IPv4 is nobody's.
+    """
+    return [partial(codec.pack_address, ifindex, HOST_LINK_LOCAL)] if has_ipv6(addresses) else []
+
+
 def host_routes(addresses: Iterable[Interface], ifindex: int) -> list[Route]:
     """To a pod's addresses, by way of its device."""
     return [_direct(host_network(address.ip), ifindex) for address in addresses]
@@ -80,14 +96,12 @@ def gateways(link: PodLink) -> list[Address]:
 
 def host_end(link: PodLink, ifindex: int) -> list[Pack]:
     """Messages that set up the host's end."""
-    six = any(address.version == 6 for address in link.addresses)
+    six = has_ipv6(link.addresses)
     requests: list[Pack] = [partial(codec.pack_configure, ifindex, render_alias(link), HOST_CONF)]
     if six:  # without this, its link-local address is tentative for a second, and neighbours cannot be asked
         requests.append(partial(codec.pack_no_link_local, ifindex))
-    requests += [partial(codec.pack_up, ifindex), partial(codec.pack_proxy_delay, ifindex, 0)]
-    if six:
-        requests.append(partial(codec.pack_address, ifindex, HOST_LINK_LOCAL))
-    return requests + put_host_routes(link.addresses, ifindex)
+    requests += [partial(codec.pack_up, ifindex), partial(codec.pack_proxy_delay, ifindex, HOST_PROXY_DELAY)]
+    return requests + put_host_addresses(link.addresses, ifindex) + put_host_routes(link.addresses, ifindex)
 
 
 def pod_end(link: PodLink, ifindex: int) -> list[Pack]:

@@ -1,8 +1,9 @@
-"""Keeps the host's side of the pods' interfaces: a route that someone removes, or a device set down, is back at once.
+"""Keeps the host's side of the pods' interfaces: a route, address or state that someone takes away is back at once.
 
 What should be is on the devices themselves (wiring_plan.parse_alias), so that a restarted agent knows it without the
 API. The kernel does not tell of IPv4 routes that go with a device's state or last address: events of links and
-addresses stand for those, and every RESYNC seconds all is compared.
+addresses stand for those, and every RESYNC seconds all is compared. That of an IPv6 address takes a host route along
+(of the table local), which it tells.
 """
 
 import asyncio
@@ -15,7 +16,13 @@ from functools import partial
 from calico_py.dataplane import nlmsg, object_codec, route_codec, rtnl_socket
 from calico_py.dataplane import wiring_codec as codec
 from calico_py.dataplane.transact import Pack, dump, transact
-from calico_py.dataplane.wiring_plan import parse_alias, put_host_routes
+from calico_py.dataplane.wiring_plan import (
+    HOST_LINK_LOCAL,
+    has_ipv6,
+    parse_alias,
+    put_host_addresses,
+    put_host_routes,
+)
 from calico_py.model.intent import PROTO_BOOT
 from calico_py.model.net import FAMILIES, Interface, Network, host_network
 from calico_py.trouble import Trouble
@@ -71,7 +78,7 @@ class HostRoutes:
                     await asyncio.sleep(_RETRY)
 
     def restore_all(self) -> None:
-        """Read all devices and host routes, and put what is missing."""
+        """Read all devices, their addresses and host routes, and put what is missing."""
         down: set[int] = set()
         for body in dump(self._host, object_codec.pack_link_dump):
             parsed = object_codec.parse_link(body)
@@ -80,10 +87,17 @@ class HostRoutes:
                 if not parsed.link.up:
                     down.add(parsed.link.ifindex)
         installed = self._installed([partial(codec.pack_routes_by, PROTO_BOOT, each) for each in FAMILIES])
+        speaking = self._speaking()
         self._rising.clear()
         for ifindex, addresses in tuple(self._pods.items()):
-            if ifindex in down or not _destinations(addresses) <= installed.get(ifindex, set()):
+            mute = ifindex in down or (has_ipv6(addresses) and ifindex not in speaking)
+            if mute or not _destinations(addresses) <= installed.get(ifindex, set()):
                 self._put(ifindex)
+
+    def _speaking(self) -> set[int]:
+        """Devices that have their IPv6 address."""
+        parsed = map(object_codec.parse_addr, dump(self._host, object_codec.pack_addr_dump))
+        return {each.ifindex for each in parsed if each is not None and each.interface == HOST_LINK_LOCAL}
 
     def _restore(self, suspects: set[int]) -> None:
         """The same for some devices. An event may be older than what it tells of."""
@@ -94,7 +108,11 @@ class HostRoutes:
                 continue
             parsed = object_codec.parse_link(replies[0])
             installed = self._installed([partial(codec.pack_routes_of, ifindex, each) for each in FAMILIES])
-            whole = _destinations(self._pods[ifindex]) <= installed.get(ifindex, set())
+            addresses = self._pods[ifindex]
+            whole = _destinations(addresses) <= installed.get(ifindex, set())
+            if has_ipv6(addresses):
+                ask = partial(codec.pack_get_address, ifindex, HOST_LINK_LOCAL.ip)
+                whole = whole and not transact(self._host, [ask]).refused
             if parsed is None or not parsed.link.up or not whole:
                 self._put(ifindex)
 
@@ -110,15 +128,18 @@ class HostRoutes:
         return found
 
     def _put(self, ifindex: int) -> None:
-        requests: list[Pack] = [partial(codec.pack_up, ifindex), *put_host_routes(self._pods[ifindex], ifindex)]
-        refused = transact(self._host, requests).refused
+        addresses = self._pods[ifindex]
+        up = partial(codec.pack_up, ifindex)
+        requests: list[Pack] = [up, *put_host_addresses(addresses, ifindex), *put_host_routes(addresses, ifindex)]
+        answers = transact(self._host, requests).refused
+        refused = {position: answer for position, answer in answers.items() if answer.errno != errno.EEXIST}
         if not refused:
-            _log.info("host routes of the pod behind device %d were damaged and are back", ifindex)
+            _log.info("the host's side of the pod behind device %d was damaged and is back", ifindex)
         elif refused[min(refused)].errno == errno.ENODEV:
             self.forget(ifindex)
         else:
             reasons = "; ".join(answer.reason for answer in refused.values())
-            _log.warning("host routes of the pod behind device %d cannot be put back: %s", ifindex, reasons)
+            _log.warning("the host's side of the pod behind device %d cannot be put back: %s", ifindex, reasons)
 
 
 def _destinations(addresses: Iterable[Interface]) -> set[Network]:

@@ -290,6 +290,12 @@ DAMAGE = {
     "host IPv6": ("host", "sysctl -qw net.ipv6.conf.{host}.disable_ipv6=1", "disable_ipv6 of IPv6: found 1"),
     "host forwarding of IPv6": ("host", "sysctl -qw net.ipv6.conf.{host}.forwarding=0", "forwarding of IPv6: found 0"),
     "host accept_ra": ("host", "sysctl -qw net.ipv6.conf.{host}.accept_ra=2", "accept_ra of IPv6: found 2"),
+    "host proxy_delay": (
+        "host",
+        "sysctl -qw net.ipv4.neigh.{host}.proxy_delay=100",
+        "proxy_delay: found 1000, expected 0",
+    ),
+    "host address of IPv6": ("host", "ip -6 address flush dev {host}", "no address fe80::ecee:eeff:feee:eeee/64"),
     "host device": ("host", "ip link del {host}", "found none"),
     "pod address": ("pod", "ip address del 10.65.0.1/32 dev eth0", "found no address 10.65.0.1/32"),
     "pod address of IPv6": ("pod", "ip -6 address del fd65::1/128 dev eth0", "found no address fd65::1/128"),

@@ -9,7 +9,7 @@ import pytest
 
 from calico_py.dataplane import wiring_repair
 from calico_py.dataplane.wiring import NetlinkPodWiring
-from calico_py.dataplane.wiring_plan import Owner, parse_alias, render_alias
+from calico_py.dataplane.wiring_plan import HOST_LINK_LOCAL, Owner, parse_alias, render_alias
 from calico_py.model.names import workload_ifname
 from calico_py.model.wiring import PodLink, WiringError
 from tests.netns.namespaces import Namespace, host_namespace
@@ -24,6 +24,7 @@ DAMAGE = {
     "routes by protocol": ["ip route flush proto boot", "ip -6 route flush proto boot"],
     "table main": ["ip route flush table main", "ip -6 route flush table main"],
     "down": ["ip link set {} down"],
+    "address of IPv6": ["ip -6 address flush dev {}"],
     "down and up": ["ip link set {} down", "ip link set {} up"],
     "an address that comes and goes": ["ip address add 192.0.2.9/32 dev {}", "ip address del 192.0.2.9/32 dev {}"],
 }
@@ -81,9 +82,11 @@ def link_of(number: int = 1) -> PodLink:
 
 
 def routed(host: Namespace, link: PodLink) -> bool:
+    """Routes of both families, and the address without which the host asks for no pod's MAC."""
     return bool(
         host.ip("route", "show", str(link.addresses[0].ip), "dev", link.host_ifname)
         and host.ip("-6", "route", "show", str(link.addresses[1].ip), "dev", link.host_ifname)
+        and host.ip("-6", "address", "show", "dev", link.host_ifname, "to", str(HOST_LINK_LOCAL.ip))
     )
 
 
