@@ -70,13 +70,24 @@ class SysctlKeeper:
         self._told = ""  # what is wrong with the file
 
     def touched(self) -> list[Touched]:
-        """What was changed, for status; empty where the file is missing or unreadable (which is logged)."""
+        """What was changed, for status; empty where the file is missing or unreadable."""
+        try:
+            return self._load()
+        except OSError:
+            return []
+
+    def _load(self) -> list[Touched]:
+        """What the file has; nothing where it is missing or makes no sense (which is logged).
+
+        Raises:
+            OSError: it cannot be read now; what it has may be needed later.
+        """
         try:
             entries = json.loads(self._path.read_text())
             return [Touched(**entry) for entry in entries]
         except FileNotFoundError:
             return []
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError) as error:
             if str(error) != self._told:
                 self._told = str(error)
                 _log.warning("%s: found %s, expected a list of settings; their old values are lost", self._path, error)
@@ -88,17 +99,15 @@ class SysctlKeeper:
         Returns:
             for each setting that could not be changed a sentence.
         """
-        changes: dict[str, str] = {}
-        known = {entry.name: entry for entry in self.touched()}
-        for name, value in settings.items():
-            current = await self._kernel.sysctl(name)
-            if current is not None and current != value:
-                changes[name] = value
-                original = known[name].original if name in known else current
-                known[name] = Touched(name, original, value)
+        found = {name: await self._kernel.sysctl(name) for name in settings}
+        changes = {name: value for name, value in settings.items() if found[name] not in (None, value)}
         if not changes:
             return {}
         try:
+            known = {entry.name: entry for entry in self._load()}
+            for name, value in changes.items():
+                original = known[name].original if name in known else found[name]
+                known[name] = Touched(name, str(original), value)
             self._save(list(known.values()))
         except OSError as error:
             why = f"{self._path} cannot be written ({error.strerror}), so that their old values would be lost"
@@ -116,7 +125,11 @@ class SysctlKeeper:
         """
         failed: list[Touched] = []
         problems: list[str] = []
-        for entry in reversed(self.touched()):
+        try:
+            entries = self._load()
+        except OSError as unreadable:
+            return [f"{self._path} cannot be read ({unreadable.strerror}): its settings are not put back; mend its disk"]
+        for entry in reversed(entries):
             if await self._kernel.sysctl(entry.name) != entry.given:
                 continue
             (error,) = await self._kernel.send([Put(Sysctl(entry.name, entry.original))])

@@ -143,3 +143,24 @@ async def test_where_the_old_values_cannot_be_kept_nothing_is_changed(tmp_path: 
     (sentence,) = problems.values()
     assert "sysctls.json" in sentence
     assert FORWARD_IPV4 in sentence
+
+
+async def test_old_values_that_cannot_be_read_for_now_are_not_lost(kernel: FakeKernel, path: Path) -> None:
+    """A folder in the file's place is what a disk of its own that is away leaves."""
+    await kernel.send([Put(Sysctl(UPLINK, "1"))])
+    keeper = SysctlKeeper(kernel, path)
+    await keeper.apply({UPLINK: "2"})
+    kept = path.rename(path.with_name("kept"))
+    path.mkdir()
+    await kernel.send([Put(Sysctl(UPLINK, "0"))])
+    problems = await keeper.apply({UPLINK: "2"})
+    assert "so that their old values would be lost; free or mend its disk" in problems[UPLINK]
+    assert await kernel.sysctl(UPLINK) == "0"
+    assert await keeper.restore() == [
+        f"{path} cannot be read (Is a directory): its settings are not put back; mend its disk"
+    ]
+    path.rmdir()
+    kept.rename(path)
+    assert await keeper.apply({UPLINK: "2"}) == {}
+    await keeper.restore()
+    assert await kernel.sysctl(UPLINK) == "1"
