@@ -1,6 +1,7 @@
 """`calico-py node`: the agent of this node. Reads the settings, then hands over to agent."""
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -18,6 +19,14 @@ from calico_py.agent.preflight import ForeignCalicoError
 from calico_py.agent.status.health import ListenError
 from calico_py.agent.undo import undo
 from calico_py.kube.transport import CredentialsError
+
+_ADVICE = {
+    errno.EMFILE: "raise the agent's limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the node's limit of open files (fs.file-max)",
+    errno.ENOMEM: "raise the agent's memory limit, or free the node's memory",
+    errno.ENOBUFS: "raise the agent's memory limit, or free the node's memory",
+    errno.ENOSPC: "free the disk",
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,6 +79,9 @@ def _run(config: AgentConfig) -> list[str]:
         asyncio.run(run(config))
     except* (CredentialsError, ForeignCalicoError, ListenError) as errors:
         problems += _sentences(errors)
+    except* OSError as errors:
+        logging.getLogger(__name__).debug("the system's refusal", exc_info=errors)
+        problems += _sentences(errors)
     return problems
 
 
@@ -77,6 +89,12 @@ def _sentences(group: BaseExceptionGroup[Exception]) -> Iterator[str]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _sentences(error)
+        elif isinstance(error, OSError):
+            what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+            advice = _ADVICE.get(
+                error.errno or 0, "if that repeats, see the kernel's log (dmesg), or set CALICO_PY_LOG_LEVEL=debug"
+            )
+            yield f"the agent ends, to be started again, as the system refuses what it needs: {what}; {advice}"
         else:
             yield str(error)
 

@@ -25,7 +25,7 @@ _BATCH = 256  # requests in one send: beyond some hundreds nothing is gained, an
 _DUMP_ATTEMPTS = 20
 
 
-class DumpInterruptedError(Exception):
+class DumpInterruptedError(OSError):
     """A dump was interrupted by changes each time that it was tried."""
 
 
@@ -68,7 +68,8 @@ async def dump(request: Callable[[int], bytes]) -> list[nlmsg.Message]:
             messages = await _read_dump(sock)
         if messages is not None:
             return messages
-    raise DumpInterruptedError(f"a netlink dump was interrupted {_DUMP_ATTEMPTS} times by changes of what it lists")
+    what = f"a netlink dump was interrupted {_DUMP_ATTEMPTS} times by changes of what it lists"
+    raise DumpInterruptedError(errno.EINTR, what)
 
 
 async def _read_dump(sock: socket.socket) -> list[nlmsg.Message] | None:

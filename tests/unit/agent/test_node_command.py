@@ -1,5 +1,8 @@
 """`calico-py node`: flags, the file, and what cannot be used, before anything is touched."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,3 +77,24 @@ def test_a_kubeconfig_that_is_not_there_is_told_without_a_traceback() -> None:
     done = invoke("--kubeconfig", "/nonexistent/kubeconfig")
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1].startswith("Error: kubeconfig /nonexistent/kubeconfig: cannot be read")
+
+
+def test_a_limit_of_the_system_is_told_without_a_traceback(tmp_path: Path) -> None:
+    """A real one, of this process's open files."""
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    kubeconfig = {"clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "c", **kubeconfig}))
+    script = (
+        "import resource; from calico_py.cli.main import main; import calico_py.cli.node; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9)); main()"
+    )
+    argv = [sys.executable, "-c", script, "node", "--kubeconfig", str(path), "--config", "/nonexistent"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "Error: the agent ends, to be started again, as the system refuses what it needs: Too many open files; "
+        "raise the agent's limit of open files (ulimit -n)"
+    )
+    assert "Traceback" not in done.stderr
