@@ -26,6 +26,7 @@ CONDITION = "NetworkUnavailable"
 UP = "CalicoPyIsUp"
 STARTING = "CalicoPyIsStarting"
 _POLL = 0.5  # seconds
+_STEADY = 10.0  # seconds for which another cause must last before it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,11 @@ class NetworkCondition:
 
     async def run(self) -> None:
         """Until the node is ready; then there is nothing more to tell."""
-        if not self._marker.exists():
-            causes = self._not_ready()
-            if causes:
-                await self._write("True", STARTING, causes[0])
-        while causes := self._not_ready():
-            log.debug("not ready yet: %s", causes[0])
-            await asyncio.sleep(_POLL)
+        written = ""
+        if not self._marker.exists() and (causes := self._not_ready()):
+            written = causes[0]
+            await self._write("True", STARTING, written)
+        await self._until_ready(written)
         await self._write("False", UP, "calico-py serves the pods of this node")
         try:
             self._marker.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +90,19 @@ class NetworkCondition:
                 self._marker,
                 error.strerror,
             )
+
+    async def _until_ready(self, written: str) -> None:
+        """Return when the node is ready; until then the condition, where there is one, names the cause that lasts."""
+        clock = asyncio.get_running_loop().time
+        lasting, since = written, clock()
+        while causes := self._not_ready():
+            if causes[0] != lasting:
+                lasting, since = causes[0], clock()
+                log.debug("not ready yet: %s", lasting)
+            elif written and lasting != written and clock() - since >= _STEADY:
+                written = lasting
+                await self._write("True", STARTING, written)
+            await asyncio.sleep(_POLL)
 
     async def _write(self, status: str, reason: str, message: str) -> None:
         backoff, trouble = Backoff(), Trouble(log)
@@ -110,7 +122,7 @@ class NetworkCondition:
         """Merge patches replace lists: the whole list is written, on condition that nobody wrote meanwhile."""
         node = await self._store.get(NODE_CONDITIONS, self._node)
         before = next((each for each in node.conditions if each.get("type") == CONDITION), {})
-        if (before.get("status"), before.get("reason")) == (status, reason):
+        if tuple(before.get(key) for key in ("status", "reason", "message")) == (status, reason, message):
             return
         now = self._now()
         since = before["lastTransitionTime"] if before.get("status") == status else now

@@ -83,7 +83,7 @@ class TunnelAddress:
             self._tell("no pool with ipipMode selects this node" if missing else "")
             address = IPv4Address(int(found)) if found is not None else None
             if address != self.address or not self.known:
-                log.info("address of tunl0: %s", address)
+                log.info("address of tunl0: %s", address or ("none yet" if needed else "none, no pool tunnels"))
                 self.address, self.known = address, True
                 self._on_change()
             if missing:  # of a changed label of the Node nobody tells

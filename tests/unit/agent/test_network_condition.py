@@ -73,8 +73,27 @@ async def test_after_a_boot_it_is_true_with_the_cause_until_the_node_is_ready(no
     await task
 
 
+async def test_the_condition_names_the_cause_that_lasts(node: OneNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_condition, "_STEADY", 0.1)
+    await node.register()
+    node.causes = ["not in sync with the API server yet"]
+    task = node.start()
+    first = await until_status(node, "True")
+    node.causes = ["no IPPool serves this node"]
+    for _ in range(500):
+        found = await node.condition()
+        if found["message"] != first["message"]:
+            break
+        await asyncio.sleep(0.01)
+    assert found["message"] == "no IPPool serves this node"
+    assert found["lastTransitionTime"] == first["lastTransitionTime"], "it was True all the time"
+    node.causes = []
+    await task
+
+
 async def test_a_restarted_agent_leaves_it_false_while_it_gets_ready(node: OneNode) -> None:
-    await node.register({"type": "NetworkUnavailable", "status": "False", "reason": "CalicoPyIsUp"})
+    up = {"status": "False", "reason": "CalicoPyIsUp", "message": "calico-py serves the pods of this node"}
+    await node.register({"type": "NetworkUnavailable", **up})
     node.marker.parent.mkdir()
     node.marker.touch()
     node.causes = ["not in sync"]

@@ -217,7 +217,7 @@ async def test_a_refusal_is_told_and_tried_again(kernel: FakeKernel, kind: type[
     kernel.fail_next(errno.ENOMEM, kind=kind)
     reconciler = IPIPReconciler(kernel)
     status = await reconciler.apply(TUNNEL)
-    assert "out of memory" in status.problem
+    assert "gives no more memory" in status.problem
     assert not status.ready
     assert (await reconciler.apply(TUNNEL)).problem == ""
 
