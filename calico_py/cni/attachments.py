@@ -30,6 +30,7 @@ def new_link(call: Call, addresses: Iterable[Address], *, mtu: int) -> PodLink:
         addresses=tuple(ipaddress.ip_interface(address) for address in addresses),
         mtu=call.config.mtu or mtu,
         mac=call.mac,
+        network=call.config.name,
     )
 
 
@@ -79,4 +80,5 @@ def previous_link(call: Call) -> PodLink:
         addresses=addresses,
         mtu=mtu,
         mac=mac,
+        network=call.config.name,
     )

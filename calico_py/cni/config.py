@@ -17,7 +17,7 @@ from calico_py.model.net import FAMILIES, Address, Family, InvalidError, parse_a
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
-_ABSENT_VERSION = "0.1.0"  # as libcni's skel
+_ABSENT_VERSION = "0.1.0"  # as libcni's skel; an empty string is what libcni injects for a list without one
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 
 Json = Mapping[str, Any]
@@ -60,7 +60,7 @@ class NetworkConfig:
         families: without those that ipam.assign_ipv4 or ipam.assign_ipv6 turns off.
         dns: passed on in the result.
         previous: prevResult.
-        valid_attachments: container ids that GC leaves alone; None where the key is absent.
+        valid_attachments: container ids with interface names that GC leaves alone; None where the key is absent.
     """
 
     version: str
@@ -71,7 +71,7 @@ class NetworkConfig:
     families: tuple[Family, ...] = FAMILIES
     dns: Json = field(default_factory=dict)
     previous: Json | None = None
-    valid_attachments: frozenset[str] | None = None
+    valid_attachments: frozenset[tuple[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Call:
 def version_of(stdin: bytes) -> str:
     """The version in which to answer: the configuration's, the newest where it has none that we know."""
     try:
-        found = json.loads(stdin).get("cniVersion", _ABSENT_VERSION)
+        found = json.loads(stdin).get("cniVersion") or _ABSENT_VERSION
     except (ValueError, AttributeError, RecursionError):
         return NEWEST
     return found if found in VERSIONS else NEWEST
@@ -168,7 +168,7 @@ def _parse_document(stdin: bytes) -> Json:
 
 
 def _parse_config(verb: Verb, document: Json) -> NetworkConfig:
-    version = document.get("cniVersion", _ABSENT_VERSION)
+    version = document.get("cniVersion") or _ABSENT_VERSION
     if version not in VERSIONS:
         raise CNIError(
             Code.INCOMPATIBLE_VERSION,
@@ -252,13 +252,13 @@ def _undecoded(key: str, found: object, expected: str) -> CNIError:
     )
 
 
-def _parse_attachments(document: Json) -> frozenset[str] | None:
+def _parse_attachments(document: Json) -> frozenset[tuple[str, str]] | None:
     """An empty list comes from libcni as null; it leaves the key out where its caller gave none."""
     if VALID_ATTACHMENTS not in document:
         return None
     found = document[VALID_ATTACHMENTS]
     try:
-        return frozenset(str(attachment["containerID"]) for attachment in found or ())
+        return frozenset((str(each["containerID"]), str(each["ifname"])) for each in found or ())
     except (TypeError, KeyError):
         raise _invalid(VALID_ATTACHMENTS, found, "a list of objects with containerID and ifname") from None
 

@@ -24,7 +24,7 @@ from calico_py.ipam.requests import Assigned, AssignRequest, ContendedError, IPA
 from calico_py.model import names
 from calico_py.model.net import Family, InvalidError
 from calico_py.model.store import StoreError
-from calico_py.model.wiring import PodLink, PodWiring, WiringError
+from calico_py.model.wiring import Attachment, NamespaceError, PodLink, PodWiring, WiringError
 from calico_py.trouble import Trouble
 
 ASSIGN_SECONDS = 60.0  # below the shim's patience, so that a failed ADD is told and undone
@@ -91,7 +91,7 @@ class Plugin:
         self._addresses = addresses
         self._around = surroundings
         self._deferred = deferred
-        self._attached: set[str] = set()
+        self._attached: dict[str, Attachment] = {}
         self._turns = Turns()
         self._worked_off = asyncio.Event()
         self._adding = 0
@@ -101,7 +101,7 @@ class Plugin:
 
     async def start(self) -> None:
         """Learn from the kernel which containers are attached."""
-        self._attached = set(await self._wiring.list_containers())
+        self._attached = await self._wiring.list_containers()
 
     async def run(self, request: Request, netns: int | None) -> bytes:
         """Serve a call; what to print.
@@ -172,8 +172,11 @@ class Plugin:
             self._trouble.over(party=call.container_id)
             return api
         try:
+            if self._is_of_another_interface(call):
+                self._deferred.done(request)
+                return api
             await self._wiring.unwire(host_ifname(call), call.container_id)
-            self._attached.discard(call.container_id)
+            self._attached.pop(call.container_id, None)
             if api:
                 await self._release(call.container_id)
                 self._deferred.done(request)
@@ -203,16 +206,21 @@ class Plugin:
                 interfaces = await self._wiring.wire(link, descriptor)
             except BaseException as error:
                 await self._give_back(assigned, request)
+                if isinstance(error, NamespaceError):
+                    raise CNIError(Code.INVALID_NETNS, "no network namespace of a pod", str(error)) from None
                 if isinstance(error, WiringError):
                     raise CNIError(Code.WIRING, "cannot make the pod's interface", str(error)) from None
                 raise
-            self._attached.add(call.container_id)
+            self._attached[call.container_id] = Attachment(link.host_ifname, link.ifname, link.network)
         return render_add(call.config.version, add_result(call, link, interfaces), call.config.previous)
 
     async def _require_detached(self, call: Call, request: Request) -> None:
         if call.container_id in self._attached:
             raise CNIError(
-                Code.WIRING, "the container is attached already", f"{call.container_id}: DEL must come before ADD"
+                Code.WIRING,
+                "the container is attached already",
+                f"{call.container_id} as {self._attached[call.container_id].ifname}: DEL must come before ADD, and a "
+                "container gets one interface",
             )
         await self._work_off_in_turn(call, request)
         if self._deferred.holds(request):
@@ -280,11 +288,13 @@ class Plugin:
 
     async def _delete(self, call: Call, request: Request) -> None:
         async with self._turns.of(call.container_id):
+            if self._is_of_another_interface(call):
+                return
             try:
                 await self._wiring.unwire(host_ifname(call), call.container_id)
             except WiringError as error:  # the address stays the pod's as long as the pod may use it
                 raise CNIError(Code.WIRING, "cannot remove the pod's interface", str(error)) from None
-            self._attached.discard(call.container_id)
+            self._attached.pop(call.container_id, None)
             try:
                 await self._release(call.container_id)
             except _LATER as error:
@@ -293,6 +303,11 @@ class Plugin:
                     self._deferred.keep(request)
                 except OSError as failure:
                     raise CNIError(Code.IO_FAILURE, "cannot keep the DEL for later", str(failure)) from None
+
+    def _is_of_another_interface(self, call: Call) -> bool:
+        """Whether a DEL is the one after an ADD that was refused, since the container had an interface: that stays."""
+        attached = self._attached.get(call.container_id)
+        return attached is not None and attached.ifname != call.ifname
 
     async def _check(self, call: Call, request: Request, netns: int | None) -> None:
         descriptor = _require_netns(call, request, netns)
@@ -322,19 +337,22 @@ class Plugin:
         ]
 
     async def _collect(self, call: Call) -> None:
-        """GC: as much as can be, then what went wrong. Without the list of what is valid nothing is certainly not."""
+        """GC: as much of this network as can be, then what went wrong.
+
+        Without the list of what is valid nothing is certainly not.
+        """
         valid = call.config.valid_attachments
         if valid is None:
             _log.info("GC without %s: nothing is removed", VALID_ATTACHMENTS)
             return
         failures = []
-        for container_id, device in (await self._wiring.list_containers()).items():
-            if container_id in valid:
+        for container_id, attached in (await self._wiring.list_containers()).items():
+            if attached.network != call.config.name or (container_id, attached.ifname) in valid:
                 continue
             try:
                 async with self._turns.of(container_id):
-                    await self._wiring.unwire(device, container_id)
-                    self._attached.discard(container_id)
+                    await self._wiring.unwire(attached.host_ifname, container_id)
+                    self._attached.pop(container_id, None)
                     await self._release(container_id)
             except (*_LATER, WiringError) as error:
                 failures.append(f"{container_id}: {_told(error)}")

@@ -36,7 +36,7 @@ from calico_py.dataplane.wiring_plan import (
 )
 from calico_py.dataplane.wiring_repair import HostRoutes
 from calico_py.model.kernel import Link
-from calico_py.model.wiring import HOST_MAC, PodLink, WiredInterface, WiringError
+from calico_py.model.wiring import HOST_MAC, Attachment, NamespaceError, PodLink, WiredInterface, WiringError
 from calico_py.trouble import Trouble
 
 DYING = 0x63707964  # a link group: "cpyd"
@@ -45,6 +45,8 @@ DYING_PREFIX = "calidel"
 _FLUSH_DELAY = 0.05  # seconds: pods die in crowds
 _FLUSH_RETRY = 5.0
 _CREATE_ATTEMPTS = 4  # an old device on the host, a dying one in the pod, and one for bad luck
+
+_NO_NAMESPACE = {errno.EINVAL: "found something else"}  # setns(2)
 
 _log = logging.getLogger(__name__)
 
@@ -152,24 +154,29 @@ class NetlinkPodWiring:
         with self._pod_socket(link, netns, prepare=False) as pod:
             return wiring_check.check(link, self._host, pod)
 
-    async def list_containers(self) -> dict[str, str]:
+    async def list_containers(self) -> dict[str, Attachment]:
         """See PodWiring."""
         parsed = (object_codec.parse_link(body) for body in dump(self._host, object_codec.pack_link_dump))
         owners = ((parse_alias(each.link.alias), each.link.name) for each in parsed if each is not None)
-        return {owner.container_id: name for owner, name in owners if owner is not None}
+        return {
+            owner.container_id: Attachment(name, owner.ifname, owner.network)
+            for owner, name in owners
+            if owner is not None
+        }
 
     @contextmanager
     def _pod_socket(self, link: PodLink, netns: int, *, prepare: bool = True) -> Iterator[socket.socket]:
         if is_own(netns):
-            raise WiringError(f"network namespace of {_whose(link)}: found the node's own, expected the pod's")
+            raise NamespaceError(f"network namespace of {_whose(link)}: found the node's own, expected the pod's")
         try:
             with inside(netns):
                 sock = rtnl_socket.open_socket()
                 if prepare and _has_ipv6(link):
                     self._enable_pod_ipv6()
         except OSError as error:
-            raise WiringError(
-                f"network namespace of {_whose(link)}: {error.strerror}: the runtime must keep it until DEL"
+            raise NamespaceError(
+                f"network namespace of {_whose(link)}: {_NO_NAMESPACE.get(error.errno or 0, error.strerror)}: "
+                "the runtime must make it before ADD and keep it until DEL"
             ) from None
         with sock:
             yield sock

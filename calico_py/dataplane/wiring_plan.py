@@ -11,10 +11,14 @@ from calico_py.dataplane.transact import Pack
 from calico_py.dataplane.wiring_codec import DevConf
 from calico_py.model.intent import PROTO_BOOT
 from calico_py.model.kernel import METRIC_IPV4, METRIC_IPV6, NextHop, Route
+from calico_py.model.names import CNI_NETWORK
 from calico_py.model.net import Address, Interface, Network, family, host_network
-from calico_py.model.wiring import GATEWAYS, HOST_MAC, PodLink
+from calico_py.model.wiring import GATEWAYS, HOST_MAC, POD_IFNAME, PodLink
 
-ALIAS = "calico-py pod "  # then the container's id and the pod's addresses, between spaces
+# Then, between spaces, the container's id, the pod's addresses, and where they are others than usual the name of the
+# interface inside the pod and that of the CNI network.
+ALIAS = "calico-py pod "
+_IFNAME, _NETWORK = "ifname=", "network="
 ALIAS_MAX = 255  # bytes: IFALIASZ of linux/if.h without its zero
 
 # As Calico's Felix sets them (endpoint manager); rp_filter stays the host's default, which a new device has.
@@ -37,22 +41,38 @@ class Owner:
 
     container_id: str
     addresses: tuple[Interface, ...] = ()
+    ifname: str = POD_IFNAME
+    network: str = CNI_NETWORK
 
 
 def render_alias(link: PodLink) -> str:
     """The alias of the host's end."""
-    return ALIAS + " ".join([link.container_id, *(str(address.ip) for address in link.addresses)])
+    words = [link.container_id, *(str(address.ip) for address in link.addresses)]
+    if link.ifname != POD_IFNAME:
+        words.append(_IFNAME + link.ifname)
+    if link.network != CNI_NETWORK:
+        words.append(_NETWORK + link.network)
+    return ALIAS + " ".join(words)
 
 
 def parse_alias(alias: str) -> Owner | None:
     """None where the alias is not one of ours."""
     if not alias.startswith(ALIAS):
         return None
-    container_id, *addresses = alias.removeprefix(ALIAS).split(" ")
+    container_id, *words = alias.removeprefix(ALIAS).split(" ")
+    ifname, network = POD_IFNAME, CNI_NETWORK
+    addresses = []
     try:
-        return Owner(container_id, tuple(ip_interface(address) for address in addresses))
+        for word in words:
+            if word.startswith(_IFNAME):
+                ifname = word.removeprefix(_IFNAME)
+            elif word.startswith(_NETWORK):
+                network = word.removeprefix(_NETWORK)
+            else:
+                addresses.append(ip_interface(word))
     except ValueError:  # cut off or edited by hand
         return Owner(container_id)
+    return Owner(container_id, tuple(addresses), ifname, network)
 
 
 def has_ipv6(addresses: Iterable[Interface]) -> bool:

@@ -6,10 +6,14 @@ from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import Protocol
 
+from calico_py.model.names import CNI_NETWORK
 from calico_py.model.net import Address, Family, Interface
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 """Of the host's end of every pod's device, as Calico's."""
+
+POD_IFNAME = "eth0"
+"""What container runtimes call a pod's interface."""
 
 GATEWAYS: Mapping[Family, Address] = MappingProxyType(
     {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::ecee:eeff:feee:eeee")}
@@ -26,6 +30,7 @@ class PodLink:
         addresses: with host prefixes (/32, /128).
         mtu: bytes. mac: of the pod's end, empty for a random one.
         container_id: written on the host's end (ifalias), by which a restarted agent knows what lives.
+        network: name of the CNI network that the interface attaches to.
     """
 
     namespace: str
@@ -36,6 +41,20 @@ class PodLink:
     addresses: tuple[Interface, ...]
     mtu: int
     mac: str = ""
+    network: str = CNI_NETWORK
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A container's interface as its device tells of it.
+
+    Attributes:
+        host_ifname, ifname, network: as PodLink's.
+    """
+
+    host_ifname: str
+    ifname: str = POD_IFNAME
+    network: str = CNI_NETWORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,10 @@ class WiringError(Exception):
     """A pod's interface could not be made or is not as it should be; the message says what and what to do."""
 
 
+class NamespaceError(WiringError):
+    """What was given as the pod's network namespace is none, or is the node's own."""
+
+
 class PodWiring(Protocol):
     """Makes, removes and checks the interface of a pod. A wire that fails has undone what it made."""
 
@@ -59,7 +82,8 @@ class PodWiring(Protocol):
         """Make it. ``netns`` is a file descriptor of the pod's namespace; host's end first in the result.
 
         Raises:
-            WiringError: the interface exists, the namespace is gone, or the kernel refused.
+            NamespaceError: there is no such namespace of a pod.
+            WiringError: the interface exists, or the kernel refused.
         """
         ...
 
@@ -71,6 +95,6 @@ class PodWiring(Protocol):
         """What differs from what wire made; empty if all is well."""
         ...
 
-    async def list_containers(self) -> dict[str, str]:
-        """Container ids of the pods whose devices exist, with the names of the devices."""
+    async def list_containers(self) -> dict[str, Attachment]:
+        """Container ids of the pods whose devices exist, with their attachments."""
         ...

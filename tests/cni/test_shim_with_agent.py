@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from ipaddress import ip_interface
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,6 +254,50 @@ async def test_gc_removes_what_is_not_listed(agent: Agent, runtime: Runtime, new
     assert len(agent.addresses.held) == 6
     assert (await runtime.call("GC", config("1.1.0", **valid))).status == 0
     assert set(agent.addresses.held.values()) == {"k8s-pod-network.two"}
+
+
+def named(network: str, **more: Any) -> dict[str, Any]:
+    return config("1.1.0", **more) | {"name": network}
+
+
+async def test_gc_knows_networks_and_interfaces_apart(absent_agent: Agent, runtime: Runtime, new_pod: NewPod) -> None:
+    """Also an agent that learned of the attachments from their devices."""
+    async with absent_agent.serving():
+        await runtime.call("ADD", config("1.1.0"), netns=new_pod().path, pod="one", container_id="one")
+        await runtime.call("ADD", named("storage"), netns=new_pod().path, pod="two", container_id="two", ifname="net1")
+    nothing: dict[str, Any] = {"cni.dev/valid-attachments": []}
+    two = {"cni.dev/valid-attachments": [{"containerID": "two", "ifname": "net1"}]}
+    async with absent_agent.serving():
+        assert (await runtime.call("GC", named("storage", **two))).status == 0
+        assert set(absent_agent.addresses.held.values()) == {"k8s-pod-network.one", "k8s-pod-network.two"}
+        assert (await runtime.call("GC", config("1.1.0", **nothing))).status == 0
+        assert set(absent_agent.addresses.held.values()) == {"k8s-pod-network.two"}
+        elsewhere = {"cni.dev/valid-attachments": [{"containerID": "two", "ifname": "eth0"}]}
+        assert (await runtime.call("GC", named("storage", **elsewhere))).status == 0
+        assert absent_agent.addresses.held == {}
+
+
+async def test_a_second_interface_is_refused_and_its_del_leaves_the_first(
+    agent: Agent, runtime: Runtime, new_pod: NewPod
+) -> None:
+    pod = new_pod()
+    added = await runtime.call("ADD", config(), netns=pod.path, pod="web")
+    refused = await runtime.call("ADD", config(), netns=pod.path, pod="web", ifname="net1")
+    assert (refused.code, "one interface" in refused.stdout) == (100, True)
+    assert (await runtime.call("DEL", config(), netns=pod.path, pod="web", ifname="net1")).status == 0
+    checked = await runtime.call("CHECK", config(prevResult=added.json), netns=pod.path, pod="web")
+    assert (checked.status, checked.stdout) == (0, "")
+    assert len(agent.addresses.held) == 2
+
+
+async def test_what_is_no_pods_namespace_is_told_as_such(
+    agent: Agent, runtime: Runtime, host: Namespace, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for path, why in ((str(tmp_path / "file"), "found something else"), (host.path, "found the node's own")):
+        refused = await runtime.call("ADD", config(), netns=path, pod="web")
+        assert (refused.code, why in refused.stdout) == (8, True)
+    assert agent.addresses.held == {}
 
 
 async def test_an_add_under_way_is_finished_when_the_agent_stops(

@@ -10,7 +10,7 @@ import pytest
 
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.model.names import workload_ifname
-from calico_py.model.wiring import HOST_MAC, PodLink, PodWiring, WiringError
+from calico_py.model.wiring import HOST_MAC, Attachment, NamespaceError, PodLink, PodWiring, WiringError
 from tests.fakes.wiring import FakePodWiring
 from tests.netns.namespaces import Namespace, host_namespace
 
@@ -92,7 +92,14 @@ async def test_containers_are_listed_with_their_devices(wiring: PodWiring, netns
     links = [_link("one"), _link("two")]
     for link in links:
         await wiring.wire(link, netns())
-    assert await wiring.list_containers() == {link.container_id: link.host_ifname for link in links}
+    assert await wiring.list_containers() == {link.container_id: Attachment(link.host_ifname) for link in links}
+
+
+async def test_interface_and_network_of_other_names_are_listed(wiring: PodWiring, netns: Callable[[], int]) -> None:
+    link, place = replace(_link(), ifname="net1", network="storage"), netns()
+    await wiring.wire(link, place)
+    assert await wiring.list_containers() == {link.container_id: Attachment(link.host_ifname, "net1", "storage")}
+    assert await wiring.check(link, place) == []
 
 
 async def test_a_second_wire_of_a_container_fails_and_leaves_the_first(
@@ -111,7 +118,7 @@ async def test_a_new_container_of_a_pod_replaces_the_old_ones_device(
     old, new, place = _link("web"), _link("web"), netns()
     await wiring.wire(old, netns())
     await wiring.wire(new, place)
-    assert await wiring.list_containers() == {new.container_id: new.host_ifname}
+    assert await wiring.list_containers() == {new.container_id: Attachment(new.host_ifname)}
     assert await wiring.check(new, place) == []
 
 
@@ -143,7 +150,7 @@ async def test_unwire_and_wire_of_one_pod_a_hundred_times_without_a_pause(
         link = _link("web", f"c{number}")
         place = place if same_namespace else netns()
         await wiring.wire(link, place)
-        assert await wiring.list_containers() == {link.container_id: link.host_ifname}
+        assert await wiring.list_containers() == {link.container_id: Attachment(link.host_ifname)}
         await wiring.unwire(link.host_ifname, link.container_id)
     assert await wiring.list_containers() == {}
 
@@ -156,7 +163,7 @@ async def test_wire_fails_where_the_pod_has_such_an_interface_and_leaves_it(
     with pytest.raises(WiringError, match="eth0"):
         await wiring.wire(second, place)
     assert await wiring.check(first, place) == []
-    assert await wiring.list_containers() == {first.container_id: first.host_ifname}
+    assert await wiring.list_containers() == {first.container_id: Attachment(first.host_ifname)}
 
 
 async def test_wire_that_fails_half_way_leaves_nothing(wiring: PodWiring, netns: Callable[[], int]) -> None:
@@ -170,7 +177,7 @@ async def test_wire_that_fails_half_way_leaves_nothing(wiring: PodWiring, netns:
 async def test_wire_into_what_is_no_namespace_fails(wiring: PodWiring) -> None:
     reader, writer = os.pipe()
     try:
-        with pytest.raises(WiringError, match="namespace"):
+        with pytest.raises(NamespaceError, match="namespace"):
             await wiring.wire(_link(), reader)
     finally:
         os.close(reader)

@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from calico_py.model.wiring import HOST_MAC, PodLink, WiredInterface, WiringError
+from calico_py.model.wiring import HOST_MAC, Attachment, NamespaceError, PodLink, WiredInterface, WiringError
 
 _POD_MAC = "02:00:00:00:00:01"
 
@@ -63,12 +63,12 @@ class FakePodWiring:
             found.append(f"mtu: found {actual.mtu}, expected {link.mtu}")
         return found
 
-    async def list_containers(self) -> dict[str, str]:
-        return {link.container_id: name for name, link in self.links.items()}
+    async def list_containers(self) -> dict[str, Attachment]:
+        return {link.container_id: Attachment(name, link.ifname, link.network) for name, link in self.links.items()}
 
 
 def _inode(netns: int) -> int:
     status = os.fstat(netns)
     if not stat.S_ISREG(status.st_mode):  # a namespace's file is a regular one of nsfs
-        raise WiringError("network namespace: found something else")
+        raise NamespaceError("network namespace: found something else")
     return status.st_ino
