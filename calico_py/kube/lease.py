@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LEASE_NAMESPACE = "kube-system"
 LEASE_NAME = "calico-py-leader"
+_ONLY = f"metadata.name={LEASE_NAME}"
 
 # Seconds. Each renewal is an event to every watching agent, and the leader's work can wait for half a minute.
 DURATION = 30
@@ -124,9 +125,7 @@ class Leadership:
         self._told = False
         self._backoff = Backoff(_RETRY_FIRST, cap=renew_interval)
         self._trouble = Trouble(log)
-        self._reflector = Reflector(
-            store, self._kind, self._wake.set, fields=f"metadata.name={LEASE_NAME}", trouble=self._trouble
-        )
+        self._reflector = Reflector(store, self._kind, self._wake.set, fields=_ONLY, trouble=self._trouble)
 
     @property
     def leading(self) -> bool:
@@ -184,6 +183,7 @@ class Leadership:
         elif self._seen is not None and self.holder:
             left = self._seen_at + self._seen.duration - now
             if left > 0:
+                self._trouble.over()  # another one leads: nothing is to be written
                 return left + random.uniform(0, 1)  # noqa: S311 - keeps the agents from reaching all at once
         if not await self._write(now):
             return self._backoff.wait()
@@ -227,13 +227,12 @@ class Leadership:
     async def _look(self) -> None:
         """Someone else has written: see what is there now."""
         try:
-            found = await self._store.get(self._kind, LEASE_NAME, namespace=self._kind.namespace)
-        except NotFoundError:
-            self._note(None)
+            found = (await self._store.list(self._kind, fields=_ONLY)).items  # as the watch: no right more is needed
         except StoreError as error:
             self._trouble.tell(f"Lease {LEASE_NAME} cannot be read", error)
         else:
-            self._note(found)
+            self._trouble.over()
+            self._note(next(iter(found), None))
 
     def _tell(self) -> None:
         if self.leading != self._told:

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
+
+import pytest
 
 from calico_py.kube.lease import LEASE_NAME, Leadership, lease_kind
 from calico_py.model.store import UnavailableError
@@ -93,6 +96,32 @@ async def test_a_leader_cut_off_stops_leading_before_another_begins() -> None:
             assert not first.leading
     finally:
         await first.stop()
+
+
+async def test_trouble_is_over_when_another_leads(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever could not take the Lease in time need not write it any more."""
+    caplog.set_level(logging.INFO)
+    store = MemoryStore()
+    cut = False
+    tried: list[str] = []
+
+    def fault(when: str, verb: str, _kind: str, _name: str) -> None:
+        if cut and when == "before":
+            tried.append(verb)
+            raise UnavailableError("cut off")
+
+    async with candidates(store, "a") as (first,):
+        await until(lambda: first.leading)
+        second = Candidate(store.with_fault(fault), "b")
+        try:
+            await until(lambda: second.leadership.holder == "a")
+            cut = True
+            await until(lambda: "update" in tried, within=DURATION + 3)
+            cut = False
+            await until(lambda: "over after" in caplog.text)
+            assert first.leading
+        finally:
+            await second.stop()
 
 
 async def test_a_killed_leader_s_successor_waits_for_the_duration() -> None:
