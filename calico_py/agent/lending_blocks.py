@@ -37,6 +37,7 @@ class LendingBlocks(Reflector[IPAMBlock]):
     Args:
         affinities, pools: of the cluster; by these the block of an address is found.
         living: the addresses of this node's pods; asked once, for blocks that had lost their label before the start.
+        trouble: as a Reflector's.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class LendingBlocks(Reflector[IPAMBlock]):
         affinities: Reflector[BlockAffinity],
         pools: Reflector[IPPool],
         living: Callable[[], Awaitable[Iterable[Address]]],
+        trouble: Trouble | None = None,
     ) -> None:
-        super().__init__(store, IPAM_BLOCKS, on_change, labels=f"{LABEL_BORROWED}=true")
+        super().__init__(store, IPAM_BLOCKS, on_change, labels=f"{LABEL_BORROWED}=true", trouble=trouble)
         self._node = node
         self._affinities = affinities
         self._pools = pools

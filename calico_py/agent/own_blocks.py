@@ -13,6 +13,7 @@ from calico_py.model.blocks import BlockAffinity, IPAMBlock
 from calico_py.model.kinds import IPAM_BLOCKS
 from calico_py.model.names import block_name
 from calico_py.model.store import RefusedError, Store
+from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +23,20 @@ class OwnBlocks(Reflector[IPAMBlock]):
 
     Args:
         affinities: of all nodes.
+        trouble: as a Reflector's.
     """
 
     def __init__(
-        self, store: Store, node: str, on_change: Callable[[], None], affinities: Reflector[BlockAffinity]
+        self,
+        store: Store,
+        node: str,
+        on_change: Callable[[], None],
+        affinities: Reflector[BlockAffinity],
+        *,
+        trouble: Trouble | None = None,
     ) -> None:
-        super().__init__(store, IPAM_BLOCKS, on_change, fields=f"spec.affinity=host:{node}", optional=True)
+        fields = f"spec.affinity=host:{node}"
+        super().__init__(store, IPAM_BLOCKS, on_change, fields=fields, optional=True, trouble=trouble)
         self._node = node
         self._affinities = affinities
         self._claims = asyncio.Event()

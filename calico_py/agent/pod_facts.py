@@ -13,6 +13,7 @@ from calico_py.kube.reflector import Reflector
 from calico_py.model.codec import decode_meta
 from calico_py.model.meta import Meta
 from calico_py.model.store import Json, Kind, NotFoundError, Store
+from calico_py.trouble import Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ class PodLookup:
         pods, namespaces: to be run by the view.
     """
 
-    def __init__(self, store: Store, node: str) -> None:
-        self.pods = Reflector(store, PODS, _unheard, fields=f"spec.nodeName={node}")
-        self.namespaces = Reflector(store, NAMESPACES, _unheard)
+    def __init__(self, store: Store, node: str, *, trouble: Trouble | None = None) -> None:
+        self.pods = Reflector(store, PODS, _unheard, fields=f"spec.nodeName={node}", trouble=trouble)
+        self.namespaces = Reflector(store, NAMESPACES, _unheard, trouble=trouble)
         self._store = store
 
     async def find(self, namespace: str, name: str, uid: str) -> PodFacts:

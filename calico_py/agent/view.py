@@ -5,6 +5,7 @@ this node's own and those that lend an address are watched.
 """
 
 import asyncio
+import logging
 import operator
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ from calico_py.model.pools import IPPool
 from calico_py.model.store import Store
 from calico_py.routing.holders import find_holders
 from calico_py.routing.pools import select_pools
+from calico_py.trouble import Trouble
+
+log = logging.getLogger(__name__)
 
 DEFAULT = "default"
 
@@ -95,18 +99,19 @@ class ClusterView:
         self._last_said: dict[str, Node] = {}
         self._block_facts: object = None
         self._selected: tuple[list[IPPool], tuple[IPPool, ...]] = ([], ())
-        self.nodes = Reflector(store, NODES, on_change)
-        self.pools = Reflector(store, IP_POOLS, on_pool_change)
-        self.affinities = Reflector(store, BLOCK_AFFINITIES, on_claim_change)
-        self.own_blocks = OwnBlocks(store, node, on_block_change, self.affinities)
+        trouble = Trouble(log)  # an API that is away is one trouble, however much is watched
+        self.nodes = Reflector(store, NODES, on_change, trouble=trouble)
+        self.pools = Reflector(store, IP_POOLS, on_pool_change, trouble=trouble)
+        self.affinities = Reflector(store, BLOCK_AFFINITIES, on_claim_change, trouble=trouble)
+        self.own_blocks = OwnBlocks(store, node, on_block_change, self.affinities, trouble=trouble)
         self.lending_blocks = LendingBlocks(
-            store, node, on_block_change, affinities=self.affinities, pools=self.pools, living=living
+            store, node, on_block_change, affinities=self.affinities, pools=self.pools, living=living, trouble=trouble
         )
-        self.bgp = Reflector(store, BGP_CONFIGURATIONS, on_change)
-        self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change)
-        self.ipam = Reflector(store, IPAM_CONFIGURATIONS, on_change)
-        self.reservations = Reflector(store, IP_RESERVATIONS, on_change)
-        self.lookup = PodLookup(store, node)
+        self.bgp = Reflector(store, BGP_CONFIGURATIONS, on_change, trouble=trouble)
+        self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change, trouble=trouble)
+        self.ipam = Reflector(store, IPAM_CONFIGURATIONS, on_change, trouble=trouble)
+        self.reservations = Reflector(store, IP_RESERVATIONS, on_change, trouble=trouble)
+        self.lookup = PodLookup(store, node, trouble=trouble)
 
     def _block_facts_changed(self) -> bool:
         before = self._block_facts

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, ip_network
@@ -16,6 +17,7 @@ from calico_py.model.meta import Meta
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
 from calico_py.model.nodes import Node
 from calico_py.model.pools import IPPool
+from calico_py.model.store import UnavailableError
 from calico_py.routing.pools import Pools, select_pools
 from tests.fakes.store import MemoryStore
 from tests.fakes.waiting import until
@@ -150,3 +152,26 @@ async def test_the_usable_pools_follow_every_change_of_pools_and_are_worked_out_
         await store.delete(IP_POOLS, "a")
         await until(lambda: [pool.name for pool in view.usable_pools()] == ["b"])
         assert len(looks) == 2
+
+
+async def test_an_api_that_is_away_is_one_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    """However much is watched: a line at its beginning, one at its end."""
+    caplog.set_level(logging.INFO)
+    away = True
+
+    def fault(when: str, _verb: str, _kind: str, _name: str) -> None:
+        if away and when == "before":
+            raise UnavailableError("away")
+
+    view = ClusterView(MemoryStore().with_fault(fault), "node1", lambda: None)
+    task = asyncio.create_task(view.run())
+    try:
+        await until(lambda: all(watch.last_error for watch in view.reflectors()))
+        away = False
+        await view.wait_in_sync()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    began, ended = caplog.messages
+    assert "are not known yet: away" in began
+    assert ended.startswith("over after")
