@@ -73,7 +73,7 @@ class LinuxKernel:
         """All objects of a kind.
 
         Raises:
-            DumpInterruptedError, DumpRefusedError: it could not be had.
+            DumpRefusedError: it could not be had.
         """
         # mypy does not narrow a type variable by comparing the type.
         return cast("list[K]", await _DUMPS[kind]())

@@ -7,6 +7,7 @@ belong to the network namespace in which the thread is when they are opened.
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Callable, Sequence
 
@@ -22,11 +23,10 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 _BUFFER = 8 << 20
 DATAGRAM = 64 << 10  # the kernel fills 32 KiB at most when it dumps (netlink_dump)
 _BATCH = 256  # requests in one send: beyond some hundreds nothing is gained, and the loop waits longer
-_DUMP_ATTEMPTS = 20
+_DUMP_ATTEMPTS = 20  # one right after the other
+_PAUSE, _LONGEST_PAUSE = 0.01, 0.5  # seconds between those that follow
 
-
-class DumpInterruptedError(OSError):
-    """A dump was interrupted by changes each time that it was tried."""
+_log = logging.getLogger(__name__)
 
 
 class DumpRefusedError(OSError):
@@ -55,21 +55,27 @@ def open_socket(groups: Sequence[int] = (), *, protocol: int = socket.NETLINK_RO
 async def dump(request: Callable[[int], bytes]) -> list[nlmsg.Message]:
     """All messages of a dump, complete: one that was interrupted by a change (NLM_F_DUMP_INTR) is made again.
 
+    However often that is: changes by the thousand end some time.
+
     Args:
         request: packs the request, given its sequence number.
 
     Raises:
         DumpRefusedError: the kernel ended it with an error.
-        DumpInterruptedError: changes came too fast for all attempts.
     """
-    for attempt in range(_DUMP_ATTEMPTS):
+    attempt, pause = 0, 0.0
+    while True:
+        attempt += 1
         with open_socket() as sock:
-            sock.send(request(attempt + 1))
+            sock.send(request(attempt))
             messages = await _read_dump(sock)
         if messages is not None:
             return messages
-    what = f"a netlink dump was interrupted {_DUMP_ATTEMPTS} times by changes of what it lists"
-    raise DumpInterruptedError(errno.EINTR, what)
+        if attempt == _DUMP_ATTEMPTS:
+            _log.warning("a netlink dump was interrupted %d times by changes of what it lists; it goes on", attempt)
+            pause = _PAUSE
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 async def _read_dump(sock: socket.socket) -> list[nlmsg.Message] | None:

@@ -4,6 +4,7 @@ The kernel works on a request within send(2), so that its answer waits in the so
 blocks. For what must not be interleaved with other tasks; long batches and large dumps belong to rtnl_socket.
 """
 
+import errno
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,8 @@ def dump(sock: socket.socket, request: Callable[[int], bytes]) -> list[bytes]:
         bodies = _read_dump(sock)
         if bodies is not None:
             return bodies
-    raise InterruptedError(f"a netlink dump was interrupted {_DUMP_ATTEMPTS} times by changes of what it lists")
+    what = f"a netlink dump was interrupted {_DUMP_ATTEMPTS} times by changes of what it lists"
+    raise InterruptedError(errno.EINTR, what)
 
 
 def _read_dump(sock: socket.socket) -> list[bytes] | None:
@@ -74,7 +76,7 @@ def _read_dump(sock: socket.socket) -> list[bytes] | None:
             interrupted |= bool(message.flags & nlmsg.NLM_F_DUMP_INTR)
             if message.type in (nlmsg.NLMSG_DONE, nlmsg.NLMSG_ERROR):
                 answer = nlmsg.parse_ack(message)
-                if answer.errno:
+                if answer.errno not in (0, errno.EINTR):
                     raise OSError(answer.errno, answer.reason)
-                return None if interrupted else bodies
+                return None if interrupted or answer.errno else bodies
             bodies.append(message.body)

@@ -23,7 +23,7 @@ from pathlib import Path
 from calico_py.dataplane import nlmsg, object_codec, rtnl_socket, wiring_check
 from calico_py.dataplane import wiring_codec as codec
 from calico_py.dataplane.netns import inside, is_own
-from calico_py.dataplane.transact import Outcome, dump, transact
+from calico_py.dataplane.transact import Outcome, transact
 from calico_py.dataplane.wiring_codec import End
 from calico_py.dataplane.wiring_plan import (
     ALIAS_MAX,
@@ -156,7 +156,8 @@ class NetlinkPodWiring:
 
     async def list_containers(self) -> dict[str, Attachment]:
         """See PodWiring."""
-        parsed = (object_codec.parse_link(body) for body in dump(self._host, object_codec.pack_link_dump))
+        messages = await rtnl_socket.dump(object_codec.pack_link_dump)  # which is never interrupted for good
+        parsed = (object_codec.parse_link(message.body) for message in messages)
         owners = ((parse_alias(each.link.alias), each.link.name) for each in parsed if each is not None)
         return {
             owner.container_id: Attachment(name, owner.ifname, owner.network)
