@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from calico_py.agent.absence import Absence
 from calico_py.agent.address_care import AddressCare
 from calico_py.agent.cluster.introduction import introduce_cluster
 from calico_py.agent.cluster.work import ClusterWork
@@ -94,6 +95,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
     view = ClusterView(store, config.node, on_change, on_pools, on_blocks, living=partial(list_pod_addresses, kernel))
     publisher = NodePublisher(store, config.node, lambda: view.nodes.objects.get(config.node))
     own = OwnAddress(config, store, kernel, publisher, on_change=on_change)
+    absence = Absence(lambda: config.node in view.nodes.objects, lambda: view.nodes.in_sync)
     allocator = Allocator(
         store,
         node=config.node,
@@ -104,6 +106,8 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         reserved=view.reserved,
         # A block that is nobody's has no affinity, and counts as one that lends.
         taken=lambda: [*(affinity.cidr for affinity in view.affinities.objects.values()), *view.blocks()],
+        gone_since=lambda: absence.since,
+        affinities=lambda: view.affinities.objects,
     )
     tunnel_address = TunnelAddress(
         allocator,
@@ -126,7 +130,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
         own=own,
         tunnel_address=tunnel_address,
     )
-    on_change += [loop.mark, publisher.refresh, tunnel_address.react]
+    on_change += [absence.react, loop.mark, publisher.refresh, tunnel_address.react]
     on_pools += [tunnel_address.refresh]
     on_blocks += [lambda: tunnel_address.observe(view.own_blocks.objects.values())]
     return Parts(

@@ -9,27 +9,30 @@ from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 from calico_py.ipam import blocks
-from calico_py.ipam.changes import HandOver, ReleaseAddresses
-from calico_py.ipam.choice import choose_pools, closed_because, pool_of, selects_node
+from calico_py.ipam.changes import HandOver
+from calico_py.ipam.choice import choose_pools, closed_because, pool_of
 from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import BlockGoneError, BlockWriter
+from calico_py.ipam.facts import Facts
 from calico_py.ipam.handles import Handles
 from calico_py.ipam.holdings import Holdings
+from calico_py.ipam.node_blocks import NodeBlocks
 from calico_py.ipam.reconcile import Living, ReconcileReport, leaked_addresses
+from calico_py.ipam.releases import Releases
 from calico_py.ipam.requests import Assigned, AssignRequest, IPAMError, PoolError, Release, Released, Tunnel
-from calico_py.ipam.rules import cooldown_of
-from calico_py.ipam.search import Search, Want
-from calico_py.ipam.tasks import Tasks, pause
-from calico_py.ipam.tunnels import keep_tunnel_address, tunnel_pools
+from calico_py.ipam.rivals import Rivals
+from calico_py.ipam.search import Search
+from calico_py.ipam.survey import REST, Surveys
+from calico_py.ipam.tasks import Tasks, all_of
+from calico_py.ipam.tunnels import TunnelAddresses
+from calico_py.ipam.want import Want
 from calico_py.model.blocks import Attribute, BlockAffinity, IPAMBlock, IPAMConfiguration, IPAMHandle
 from calico_py.model.net import Address, Family, Network, contains, family
 from calico_py.model.pools import AllowedUse, IPPool
-from calico_py.model.store import Store, StoreError
-from calico_py.trouble import Trouble
+from calico_py.model.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,10 @@ def _none() -> Collection[Network]:
     return ()
 
 
+def _never() -> datetime | None:
+    return None
+
+
 class Allocator:
     """Assigns, finds and releases the addresses of one node.
 
@@ -51,6 +58,9 @@ class Allocator:
         now: the time, with a timezone.
         reserved: CIDRs of all IPReservations.
         taken: CIDRs of all BlockAffinities, from a watch; without it a claim lists all blocks.
+        gone_since: when this node's Node was seen to be gone, and with it all routes to its addresses; None: it stands.
+        affinities: all BlockAffinities by name, from a watch; without it a claim lists them.
+        rest: see Surveys.
     """
 
     def __init__(
@@ -64,20 +74,30 @@ class Allocator:
         now: Callable[[], datetime],
         reserved: Callable[[], Collection[Network]] = _none,
         taken: Callable[[], Collection[Network]] = _none,
+        gone_since: Callable[[], datetime | None] = _never,
+        affinities: Callable[[], Mapping[str, BlockAffinity]] | None = None,
+        rest: float = REST,
     ) -> None:
         self.node = node
-        self._labels = labels
-        self._pools = pools
-        self._config = config
-        self._now = now
+        facts = self._facts = Facts(node, labels, pools, config, now, reserved, taken, gone_since, affinities)
         self._tasks = Tasks()
         self.writer = BlockWriter(store, self._tasks)
         self._handles = Handles(store, self.writer, self._tasks)
-        claims = Claims(store, self.writer, node=node, now=now)
-        self._search = Search(store, self.writer, claims, node=node, now=now, reserved=reserved, taken=taken)
-        self._holdings = Holdings(store, self.writer, self._handles, self._search)
-        self._tunnelling = asyncio.Lock()
-        self._trouble = Trouble(log)
+        self._surveys = Surveys(store, taken=taken, rest=rest)
+        claims = Claims(store, self.writer, Rivals(store, affinities), node=node, now=now)
+        self._blocks = NodeBlocks(facts, self.writer, claims, self._surveys)
+        self._search = Search(facts, self.writer, self._blocks, self._surveys)
+        self._holdings = Holdings(store, self.writer, self._handles, self._blocks)
+        self._releases = Releases(
+            facts,
+            self.writer,
+            self._handles,
+            self._holdings,
+            self._blocks,
+            changed=self._surveys.blocks_changed,
+            tasks=self._tasks,
+        )
+        self._tunnels = TunnelAddresses(facts, self)
 
     def give_way(self, calm: asyncio.Event) -> None:
         """What is written behind the answers waits a moment while this is not set: answers are being prepared."""
@@ -86,12 +106,12 @@ class Allocator:
     @property
     def cooldown(self) -> timedelta:
         """How long an address rests between two owners."""
-        return cooldown_of(self._config())
+        return self._facts.cooldown
 
     @property
     def pools(self) -> Sequence[IPPool]:
         """Those that may be used."""
-        return self._pools()
+        return self._facts.pools()
 
     # Assigning
 
@@ -114,27 +134,27 @@ class Allocator:
     async def _assign(self, request: AssignRequest) -> tuple[Assigned, ...]:
         owner = self._owner(request.handle_id, request.secondary)
         got: list[Assigned] = []
-        since = self._search.arrive()
-        self._holdings.begin(request.handle_id, self._now())
+        since = self._surveys.arrive()
+        self._holdings.begin(request.handle_id, self._facts.now())
         try:
-            await self._search.load()
-            await _all_of(self._parts(request, owner, got, since))
+            await self._blocks.load()
+            await all_of(self._parts(request, owner, got, since))
         except BaseException:
-            await self._undo(got)
+            await self._releases.undo(got)
             self._holdings.give_up(request.handle_id)
             raise
-        self._holdings.note(request.handle_id, {a.block for a in got}, self._now())
+        self._holdings.note(request.handle_id, {a.block for a in got}, self._facts.now())
         return _in_order(request, got)
 
     def _owner(self, handle_id: str, secondary: Mapping[str, str]) -> Attribute:
-        stamp = f"{self._now().astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} +0000 UTC"  # as Go prints a time
+        stamp = f"{self._facts.now().astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} +0000 UTC"  # as Go prints a time
         return Attribute(handle_id, {"node": self.node, "timestamp": stamp, **secondary})
 
     def _parts(
         self, request: AssignRequest, owner: Attribute, got: list[Assigned], since: int
     ) -> list[Coroutine[Any, Any, None]]:
         """The request, taken apart into what can be assigned at the same time. All errors of choice come from here."""
-        pools, labels, config = self._pools(), self._labels(), self._config()
+        pools, labels, config = self._facts.pools(), self._facts.labels(), self._facts.config()
         if request.requested:
             chosen = [(address, _pool_for(address, pools, request.use)) for address in request.requested]
             return [self._search.take_address(address, pool, owner, config, got) for address, pool in chosen]
@@ -144,34 +164,16 @@ class Allocator:
         return [self._assign_family(want, got) for want in wants]
 
     async def _assign_family(self, want: Want, got: list[Assigned]) -> None:
-        await self._release_unselected(want.family)
+        await self._releases.release_unselected(want.family)
         try:
             await self._search.find(want)
         finally:
             got += want.got
 
-    async def _undo(self, got: Sequence[Assigned]) -> None:
-        """Release what was assigned in vain; no cooldown, for nobody has used it."""
-        releases = [Release(a.address, a.handle_id, a.sequence, a.block) for a in got]
-        try:
-            await self._release(releases, timedelta(0))
-        except (StoreError, IPAMError):
-            self._tasks.spawn(self._undo_until_done(releases), name=f"undo {[str(r.address) for r in releases]}")
-
-    async def _undo_until_done(self, releases: Sequence[Release]) -> None:
-        for attempt in range(_UNDO_TRIES):
-            await pause(8 + attempt, most=30)
-            try:
-                await self._release(releases, timedelta(0))
-                return
-            except (StoreError, IPAMError) as error:
-                log.info("addresses assigned in vain are not released yet: %s", error)
-        log.warning("addresses assigned in vain stay until the next reconciliation: %s", releases)
-
     async def _undo_late(self, work: asyncio.Task[tuple[Assigned, ...]]) -> None:
         await asyncio.wait([work])
         if not work.cancelled() and work.exception() is None:
-            await self._undo(work.result())
+            await self._releases.undo(work.result())
 
     async def reserve(self, handle_id: str, of: Family, most: Callable[[int], int]) -> tuple[Assigned, ...]:
         """Assign addresses of the node's own blocks ahead of need, as many as there are of those that are wanted.
@@ -192,10 +194,10 @@ class Allocator:
 
     async def _reserve(self, handle_id: str, of: Family, most: Callable[[int], int]) -> tuple[Assigned, ...]:
         choice = self.choose(AssignRequest(handle_id), of)
-        want = Want(of, 0, self._owner(handle_id, {}), choice, self._config(), self._search.arrive())
+        want = Want(of, 0, self._owner(handle_id, {}), choice, self._facts.config(), self._surveys.arrive())
         await self._search.reserve(want, most)
         if want.got:
-            self._holdings.note(handle_id, {a.block for a in want.got}, self._now())
+            self._holdings.note(handle_id, {a.block for a in want.got}, self._facts.now())
         return tuple(want.got)
 
     async def unreserve(self, assigned: Collection[Assigned]) -> Released:
@@ -205,28 +207,30 @@ class Allocator:
             StoreError: the API failed.
         """
         releases = [Release(a.address, a.handle_id, a.sequence, a.block) for a in assigned]
-        return await self._tasks.to_its_end(self._release(releases, timedelta(0)), name="release what was reserved")
+        return await self._tasks.to_its_end(
+            self._releases.release_only(releases, timedelta(0)), name="release what was reserved"
+        )
 
     def choose(self, request: AssignRequest, of: Family) -> tuple[IPPool, ...]:
         """The pools that may serve the request; PoolError if there are none."""
-        return choose_pools(self._pools(), request, of, node=self.node, labels=self._labels()).pools
+        return choose_pools(self._facts.pools(), request, of, node=self.node, labels=self._facts.labels()).pools
 
     def own_blocks(self) -> list[IPAMBlock]:
         """This node's blocks as they were last seen; those that are being read again are left out."""
-        return [block for cidr in self._search.own if (block := self.writer.known.get(cidr)) is not None]
+        return [block for cidr in self._blocks.own if (block := self.writer.known.get(cidr)) is not None]
 
     def is_reserved(self, address: Address) -> bool:
         """Whether an IPReservation contains it."""
-        return any(contains(cidr, address) for cidr in self._search.reserved())
+        return any(contains(cidr, address) for cidr in self._facts.reserved())
 
     def write_handle(self, handle_id: str) -> None:
         """Write behind what a handle has in the node's blocks by now."""
-        self._handles.mark(handle_id, self._search.own)
+        self._handles.mark(handle_id, self._blocks.own)
 
     def rewrite_handle(self, handle_id: str) -> None:
         """The same where somebody else may have changed the IPAMHandle since this process wrote it."""
         self._handles.distrust(handle_id)
-        self._handles.mark(handle_id, self._search.own)
+        self._handles.mark(handle_id, self._blocks.own)
 
     async def hand_over(self, assigned: Assigned, handle_id: str, secondary: Mapping[str, str]) -> Assigned:
         """Give an address from the handle that holds it to another, such as a warm address to a pod.
@@ -244,37 +248,30 @@ class Allocator:
 
     async def _hand_over(self, assigned: Assigned, owner: Attribute) -> Assigned:
         handle_id = owner.handle_id or ""
-        self._holdings.begin(handle_id, self._now())
+        self._holdings.begin(handle_id, self._facts.now())
         try:
             after = await self.writer.change(assigned.block, HandOver(assigned, owner))
         except (IPAMError, BlockGoneError):
             self._holdings.give_up(handle_id)
             raise
-        self._holdings.note(after.handle_id, {assigned.block}, self._now())
+        self._holdings.note(after.handle_id, {assigned.block}, self._facts.now())
         return after
 
     def adopt(self, assigned: Assigned) -> None:
         """It turned out to be assigned, though the answer that said so was lost: its IPAMHandle is written behind."""
-        self._holdings.note(assigned.handle_id, {assigned.block}, self._now())
+        self._holdings.note(assigned.handle_id, {assigned.block}, self._facts.now())
 
     # Finding and releasing
 
     async def lookup(self, handle_id: str) -> tuple[Assigned, ...]:
         """The addresses that a handle holds, by address; also those of which the IPAMHandle does not know."""
         found = await self._holdings.find(handle_id)
-        pools = self._pools()
+        pools = self._facts.pools()
         return tuple(replace(a, pool=pool.name) if (pool := pool_of(pools, a.address)) else a for a in found)
 
     async def release_handle(self, handle_id: str) -> int:
         """Release all addresses of a handle, and say how many there were; none is success."""
-        return await self._tasks.to_its_end(self._release_handle(handle_id), name=f"release {handle_id}")
-
-    async def _release_handle(self, handle_id: str) -> int:
-        found = await self._holdings.find(handle_id)
-        done = await self._release_and_tidy([Release(a.address, a.handle_id, a.sequence, a.block) for a in found])
-        if done.released and not done.refused:
-            self._holdings.emptied(handle_id)
-        return len(done.released)
+        return await self._tasks.to_its_end(self._releases.release_handle(handle_id), name=f"release {handle_id}")
 
     async def release(self, releases: Iterable[Release], *, unused_since: datetime | None = None) -> Released:
         """Release addresses that still are what the caller saw; what is not released is in the answer.
@@ -286,94 +283,17 @@ class Allocator:
         Raises:
             StoreError: the API failed; what had been released by then is.
         """
-        return await self._tasks.to_its_end(self._release_and_tidy(list(releases), unused_since), name="release")
-
-    async def _release_and_tidy(self, releases: Sequence[Release], unused_since: datetime | None = None) -> Released:
-        done = await self._release(releases, self.cooldown, unused_since)
-        for handle_id in {release.handle_id for release in releases}:
-            self._holdings.forget_empty(handle_id)
-        for of in {family(address) for address in done.released}:
-            await self._release_unselected(of)
-        return done
-
-    async def _release(
-        self, releases: Sequence[Release], cooldown: timedelta, unused_since: datetime | None = None
-    ) -> Released:
-        by_block: dict[Network | None, list[Release]] = {}
-        for wanted in releases:
-            cidr = wanted.block or await self._holdings.block_of(wanted.address, self._pools())
-            by_block.setdefault(cidr, []).append(wanted)
-        parts: list[Released] = []
-        change = partial(ReleaseAddresses, now=self._now, cooldown=cooldown, unused_since=unused_since)
-        await _all_of([self._release_in(cidr, change(some), parts) for cidr, some in by_block.items()])
-        return Released(
-            tuple(a for part in parts for a in part.released),
-            tuple(a for part in parts for a in part.unallocated),
-            {address: reason for part in parts for address, reason in part.refused.items()},
-        )
-
-    async def _release_in(self, cidr: Network | None, change: ReleaseAddresses, parts: list[Released]) -> None:
-        nowhere = Released(unallocated=tuple(r.address for r in change.releases))
-        if cidr is None:
-            parts.append(nowhere)
-            return
-        try:
-            done = await self.writer.change(cidr, change)
-            if (done.unallocated or done.refused) and await self.writer.refresh(cidr):
-                done = await self.writer.change(cidr, change)
-            parts.append(done)
-        except BlockGoneError:
-            parts.append(nowhere)
-        finally:
-            for handle_id in change.handles | {r.handle_id for r in change.releases}:
-                self._handles.mark(handle_id, [cidr])
-
-    async def _release_unselected(self, of: Family) -> None:
-        """Give back the empty blocks whose pool does not select this node any more, or is gone."""
-        pools, labels = self._pools(), self._labels()
-        for cidr in [cidr for cidr in self._search.own if pools and cidr.version == of]:
-            pool, block = pool_of(pools, cidr), self.writer.known.get(cidr)
-            if (pool is not None and (pool.disabled or selects_node(pool, labels))) or block is None:
-                continue
-            if blocks.is_empty(blocks.thaw(block, now=self._now(), cooldown=self.cooldown)):
-                try:
-                    await self._search.release_block(cidr, self.node, self.cooldown)
-                except StoreError as error:
-                    self._trouble.tell(f"block {cidr}, which no pool for this node contains, is not released", error)
-                else:
-                    self._trouble.over()
+        return await self._tasks.to_its_end(self._releases.release(list(releases), unused_since), name="release")
 
     # Tunnels
 
     async def ensure_tunnel_address(self, tunnel: Tunnel) -> Address | None:
-        """The address of this node's tunnel device: what it has if a pool of the tunnel contains that, or a new one.
-
-        None where no pool of that tunnel selects the node; an address that it had is released then. What another owner
-        holds is never touched.
-
-        Raises:
-            IPAMError: the pools have none left. StoreError: the API failed.
-        """
-        async with self._tunnelling:
-            handle_id, pools = tunnel.handle(self.node), tunnel_pools(self._pools(), tunnel, self._labels())
-            found = await self.lookup(handle_id)
-            kept = keep_tunnel_address(found, pools)
-            if kept is None and pools:
-                request = AssignRequest(
-                    handle_id,
-                    {"type": str(tunnel)},
-                    families=(tunnel.family,),
-                    pools=tuple(pool.name for pool in pools),
-                    use=AllowedUse.TUNNEL,
-                )
-                kept = (await self.assign(request))[0]
-            await self.release([Release(a.address, handle_id, a.sequence, a.block) for a in found if a != kept])
-            return kept.address if kept else None
+        """See TunnelAddresses."""
+        return await self._tunnels.ensure(tunnel)
 
     async def release_tunnel_address(self, tunnel: Tunnel) -> int:
-        """Release the address of this node's tunnel device; none is success."""
-        async with self._tunnelling:
-            return await self.release_handle(tunnel.handle(self.node))
+        """See TunnelAddresses."""
+        return await self._tunnels.release(tunnel)
 
     # Repair
 
@@ -383,7 +303,7 @@ class Allocator:
         ADDs that this allocator serves at the same time are safe: what it assigned within the last five minutes stays.
         """
         seen = await self._holdings.list_all()
-        recent = self._holdings.since(self._now() - _ADD_TAKES_AT_MOST)
+        recent = self._holdings.since(self._facts.now() - _ADD_TAKES_AT_MOST)
         kept = replace(living, handles=recent.union(living.handles))
         released = await self.release(leaked_addresses(seen, kept, node=self.node))
         mine = [a for block in seen for a in blocks.allocations(block) if a.node == self.node and not a.cooling]
@@ -396,20 +316,23 @@ class Allocator:
     async def release_block(self, block: IPAMBlock) -> bool:
         """Give an empty block back for whichever node has it, unless it was written since it was seen so."""
         assert block.node is not None
-        return await self._search.release_block(block.cidr, block.node, self.cooldown, block.sequence_number)
+        return await self._blocks.release(block.cidr, block.node, self.cooldown, block.sequence_number)
 
     async def resolve(self, affinity: BlockAffinity) -> None:
         """Finish or undo a claim or release of whichever node that nobody goes on with."""
-        await self._search.resolve(affinity.cidr, affinity.node, self.cooldown)
+        await self._blocks.resolve(affinity.cidr, affinity.node, self.cooldown)
 
     async def repair(self) -> None:
         """Settle this node's claims: to be called when an affinity of the node is seen that is not confirmed."""
-        await self._search.load(again=True)
+        await self._blocks.load(again=True)
 
     def observe(self, block: IPAMBlock) -> None:
         """Hear of a block of this node from a watch: saves a conflict, or a look for what others gave back."""
-        if block.cidr in self._search.own and not block.deleted:
-            self.writer.learn(block)
+        if block.cidr in self._blocks.own and not block.deleted:
+            before = self.writer.known.get(block.cidr)
+            if before is None or before.meta.resource_version != block.meta.resource_version:
+                self.writer.learn(block)
+                self._surveys.blocks_changed()
 
     def learn_handles(self, handles: Iterable[IPAMHandle]) -> None:
         """Objects as the API has just shown them, of handles that are about to be released: saves reading each."""
@@ -417,18 +340,11 @@ class Allocator:
 
     def forget_foreign_blocks(self) -> None:
         """Drop other nodes' blocks from memory; they are read again when needed."""
-        self.writer.forget_but(self._search.own)
+        self.writer.forget_but(self._blocks.own)
 
     async def drain(self) -> None:
         """Wait for what goes on behind the answers: handles, and what is undone."""
         await self._tasks.drain()
-
-
-async def _all_of(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all at the same time to their ends; then raise the first error, if there was one."""
-    for result in await asyncio.gather(*parts, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
 
 
 def _pool_for(address: Address, pools: Iterable[IPPool], use: AllowedUse) -> IPPool:

@@ -1,7 +1,8 @@
 """How a block becomes a node's and ceases to be: affinity pending, block created, affinity confirmed; and backwards.
 
-Creating the block decides a race: who loses deletes its pending affinity. Every step leaves a state that any later
-reader can finish or undo: see ``settle``, which is the whole recovery after a crash.
+Creating the block decides a race: who loses deletes its pending affinity. Before that ``rivals`` has looked for claims
+of blocks of another size that overlap it, which do not meet by name. Every step leaves a state that any later reader
+can finish or undo: see ``settle``, which is the whole recovery after a crash.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from calico_py.ipam.blocks import is_empty, new_block, sealed, thaw
 from calico_py.ipam.commits import RETRIES, RETRIES_UNAVAILABLE, BlockWriter
 from calico_py.ipam.deletion import delete_marked
 from calico_py.ipam.requests import ContendedError, UnreadableError
+from calico_py.ipam.rivals import Rivals
 from calico_py.ipam.tasks import pause
 from calico_py.model.blocks import AffinityState, BlockAffinity, IPAMBlock
 from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS
@@ -35,9 +37,12 @@ log = logging.getLogger(__name__)
 class Claims:
     """Claims of one node; ``release`` works for any node's."""
 
-    def __init__(self, store: Store, writer: BlockWriter, *, node: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, writer: BlockWriter, rivals: Rivals, *, node: str, now: Callable[[], datetime]
+    ) -> None:
         self._store = store
         self._writer = writer
+        self._rivals = rivals
         self._node = node
         self._now = now
 
@@ -107,7 +112,7 @@ class Claims:
         return block
 
     async def claim(self, cidr: Network) -> IPAMBlock | None:
-        """Make an unclaimed block this node's; None if another node was faster.
+        """Make an unclaimed block this node's; None if another node was faster with it, or with one that overlaps.
 
         Raises:
             ContendedError: a conflict on each of 100 tries.
@@ -132,6 +137,10 @@ class Claims:
 
     async def _create_block(self, affinity: BlockAffinity) -> IPAMBlock | None:
         cidr = affinity.cidr
+        if (rival := await self._rivals.find(affinity)) is not None:
+            log.warning("block %s is not claimed: it overlaps %s, which is of node %s", cidr, rival.cidr, rival.node)
+            await delete_marked(self._store, BLOCK_AFFINITIES, affinity)
+            return None
         try:
             block = await self._store.create(IPAM_BLOCKS, new_block(cidr, node=self._node, now=self._now()))
         except ExistsError:

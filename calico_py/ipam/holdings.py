@@ -13,8 +13,8 @@ from calico_py.ipam import blocks
 from calico_py.ipam.choice import pool_of
 from calico_py.ipam.commits import BlockWriter
 from calico_py.ipam.handles import Handles
+from calico_py.ipam.node_blocks import NodeBlocks
 from calico_py.ipam.requests import Assigned
-from calico_py.ipam.search import Search
 from calico_py.model.blocks import IPAMBlock
 from calico_py.model.kinds import IPAM_BLOCKS
 from calico_py.model.names import LABEL_BORROWED
@@ -34,11 +34,11 @@ class _Note:
 class Holdings:
     """What the handles of one node hold."""
 
-    def __init__(self, store: Store, writer: BlockWriter, handles: Handles, search: Search) -> None:
+    def __init__(self, store: Store, writer: BlockWriter, handles: Handles, node_blocks: NodeBlocks) -> None:
         self._store = store
         self._writer = writer
         self._handles = handles
-        self._search = search
+        self._blocks = node_blocks
         self._begun: dict[str, datetime] = {}
         self._notes: dict[str, _Note] = {}
         self._emptied: dict[str, None] = {}
@@ -81,15 +81,15 @@ class Holdings:
         """All that the handle holds, by address."""
         if handle_id in self._emptied:
             return []
-        await self._search.load()
+        await self._blocks.load()
         note = self._notes.get(handle_id)
         if note is not None:
             return self._held_in(await self._read(note.blocks), handle_id)
         record = await self._handles.find(handle_id)
         if not self._held_in((), handle_id):
-            await self._search.load(again=True)
+            await self._blocks.load(again=True)
         if record is None:
-            found = self._held_in([*await self._list_lending(), *await self._read(self._search.own)], handle_id)
+            found = self._held_in([*await self._list_lending(), *await self._read(self._blocks.own)], handle_id)
             self.forget_lending(found)
             return found
         found = self._held_in(await self._read(record.blocks), handle_id)
@@ -108,7 +108,7 @@ class Holdings:
 
     async def list_all(self) -> list[IPAMBlock]:
         """The node's own blocks and all that lend addresses, as the API has them now."""
-        await self._search.load(again=True)
+        await self._blocks.load(again=True)
         lending = await self._list_lending()
         return list({block.cidr: block for block in (*lending, *self._own())}.values())
 
@@ -124,12 +124,12 @@ class Holdings:
         return next((block.cidr for block in listing.items if contains(block.cidr, address)), None)
 
     def _own(self) -> list[IPAMBlock]:
-        return [block for cidr in self._search.own if (block := self._writer.known.get(cidr)) is not None]
+        return [block for cidr in self._blocks.own if (block := self._writer.known.get(cidr)) is not None]
 
     def forget_lending(self, found: Iterable[Assigned] = ()) -> None:
         """Keep the blocks in which this node has something, and these: of those that lend there may be thousands."""
         noted = {cidr for note in self._notes.values() for cidr in note.blocks}
-        self._writer.forget_but(noted.union(self._search.own, (a.block for a in found)))
+        self._writer.forget_but(noted.union(self._blocks.own, (a.block for a in found)))
 
     async def _list_lending(self) -> list[IPAMBlock]:
         listing = await self._store.list(IPAM_BLOCKS, labels=f"{LABEL_BORROWED}=true")

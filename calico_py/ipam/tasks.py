@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,6 +43,13 @@ class Tasks:
 async def pause(attempt: int, *, most: float = 0.1) -> None:
     """Wait before another try: not at all after the first, then longer each time, up to ``most`` seconds."""
     await asyncio.sleep(min(most, 0.001 * (2**attempt - 1)))
+
+
+async def all_of(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all at the same time to their ends; then raise the first error, if there was one."""
+    for result in await asyncio.gather(*parts, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 def _log_error(task: asyncio.Task[Any]) -> None:

@@ -1,7 +1,7 @@
 """A cluster for the tests of IPAM: one store, a clock that the test moves, an allocator for each node."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -48,6 +48,8 @@ class IPAMCluster:
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     reserved: list[Network] = field(default_factory=list)
     taken: set[Network] = field(default_factory=set)
+    rest: float = 0
+    watched: Callable[[], Mapping[str, BlockAffinity]] | None = None
 
     def node(self, name: str, store: Store | None = None) -> Allocator:
         """A new allocator for a node, as after a start of its agent."""
@@ -60,6 +62,8 @@ class IPAMCluster:
             now=self.tick,
             reserved=lambda: self.reserved,
             taken=lambda: self.taken,
+            rest=self.rest,
+            affinities=self.watched,
         )
 
     def tick(self) -> datetime:

@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from calico_py.ipam import allocator, commits, handles
+from calico_py.ipam import commits, handles, releases
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.collector import Collector
 from calico_py.ipam.garbage import PodName, PodView
@@ -108,7 +108,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.patches = pytest.MonkeyPatch()
-        for module in (allocator, commits, handles):
+        for module in (commits, handles, releases):
             self.patches.setattr(module, "pause", _no_pause)
         self.cluster = IPAMCluster([FOUR, SIX, EXTRA])
         self.turns: list[int] = [0]

@@ -21,8 +21,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from calico_py.ipam import allocator as allocator_module
-from calico_py.ipam import commits, handles
+from calico_py.ipam import commits, handles, releases
 from calico_py.ipam.collector import Collector
 from calico_py.ipam.garbage import PodName, PodView
 from calico_py.ipam.reconcile import Living
@@ -73,7 +72,7 @@ class WarmMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.patches = pytest.MonkeyPatch()
-        for module in (allocator_module, commits):
+        for module in (releases, commits):
             self.patches.setattr(module, "pause", _no_pause)
         self.patches.setattr(handles, "pause", self._until_the_api_is_there)
         memory = Path("/dev/shm")  # on a disk each line would be waited for

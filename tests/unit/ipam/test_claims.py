@@ -10,13 +10,14 @@ from calico_py.ipam import blocks
 from calico_py.ipam.claims import Claims
 from calico_py.ipam.commits import BlockWriter
 from calico_py.ipam.requests import AssignRequest, UnreadableError
+from calico_py.ipam.rivals import Rivals
 from calico_py.ipam.tasks import Tasks
 from calico_py.model.blocks import AffinityState, Attribute, BlockAffinity, IPAMBlock
 from calico_py.model.kinds import BLOCK_AFFINITIES, IPAM_BLOCKS
 from calico_py.model.meta import Meta
 from calico_py.model.names import affinity_labels, affinity_name
 from calico_py.model.net import Network
-from calico_py.model.store import ConflictError, UnavailableError
+from calico_py.model.store import ConflictError, Store, UnavailableError
 from tests.fakes.ipam import IPAMCluster, config, pool, problems, workload
 
 CIDR = ip_network("10.0.0.0/26")
@@ -24,7 +25,12 @@ PENDING, CONFIRMED, GOING = AffinityState.PENDING, AffinityState.CONFIRMED, Affi
 
 
 def claims_of(cluster: IPAMCluster, node: str) -> Claims:
-    return Claims(cluster.store, BlockWriter(cluster.store, Tasks()), node=node, now=lambda: cluster.now)
+    return claims_on(cluster.store, cluster, node)
+
+
+def claims_on(store: Store, cluster: IPAMCluster, node: str) -> Claims:
+    writer = BlockWriter(store, Tasks())
+    return Claims(store, writer, Rivals(store), node=node, now=lambda: cluster.now)
 
 
 async def put_affinity(
@@ -169,7 +175,7 @@ async def test_a_reclaim_that_the_owner_forestalls_leaves_the_owners_claim_as_it
             cluster.store.verbs.update(cluster.store._resource(IPAM_BLOCKS), "", empty.meta.name, body)
 
     thief_store = cluster.store.with_fault(fault)
-    thief = Claims(thief_store, BlockWriter(thief_store, Tasks()), node="node2", now=lambda: cluster.now)
+    thief = claims_on(thief_store, cluster, "node2")
     assert not await thief.release(CIDR, "node1", sequence=empty.sequence_number)
     assert done
     assert await state_of(cluster) == {"node1": "confirmed", "10.0.0.0/26": "host:node1"}

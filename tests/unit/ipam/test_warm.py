@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_py.ipam import allocator as allocator_module
-from calico_py.ipam import commits, handles
+from calico_py.ipam import commits, handles, releases
 from calico_py.ipam.requests import Assigned, AssignRequest, ExhaustedError, Release
 from calico_py.model.names import warm_handle
 from calico_py.model.net import Address, Family
@@ -28,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         del most
         await asyncio.sleep(0)
 
-    for module in (allocator_module, commits, handles):
+    for module in (releases, commits, handles):
         monkeypatch.setattr(module, "pause", no_pause)
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from calico_py.ipam import allocator as allocator_module
-from calico_py.ipam import commits, handles
+from calico_py.ipam import commits, handles, releases
 from calico_py.ipam.journal import Journal, JournalFile
 from calico_py.ipam.requests import Release
 from calico_py.ipam.warm import WarmAddresses
@@ -135,7 +134,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         del most
         await asyncio.sleep(0)
 
-    for module in (allocator_module, commits, handles):
+    for module in (releases, commits, handles):
         monkeypatch.setattr(module, "pause", no_pause)
 
 
