@@ -165,7 +165,11 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         wiring=agent.wiring,
         addresses=warm,
         surroundings=Surroundings(
-            ready=agent.not_ready, families=agent.families, mtu=agent.pod_mtu, pod_facts=agent.view.lookup.find
+            ready=agent.not_ready,
+            families=agent.families,
+            mtu=agent.pod_mtu,
+            pod_facts=agent.view.lookup.find,
+            addressed=agent.addressed,
         ),
         deferred=DeferredDels(STATE / "del"),
     )

@@ -1,5 +1,6 @@
 """Parts: the pieces of a running agent, and the few answers that need several of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from calico_py.agent.configuration.config import AgentConfig
@@ -14,7 +15,7 @@ from calico_py.agent.view import ClusterView
 from calico_py.dataplane.converge import Dataplane
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.ipam.allocator import Allocator
-from calico_py.ipam.choice import closed_because, selects_node
+from calico_py.ipam.choice import selects_node
 from calico_py.model.intent import Problem
 from calico_py.model.kernel import Kernel
 from calico_py.model.net import FAMILIES, Family
@@ -62,21 +63,35 @@ class Parts:
         return self.config.node in self.view.nodes.objects
 
     def families(self) -> tuple[Family, ...]:
-        """Of which a pod of this node gets an address: those that the node has, with a pool that selects the node."""
+        """Of which a pod of this node gets an address: those that the node has, with a pool that selects the node.
+
+        A pool that is disabled counts: rather no pod than one without the family that all others have. One that is
+        being deleted is there until its last pod has gone, and new ones do without.
+        """
+        return self._families_of(pool for pool in self._selecting() if not pool.meta.deleting)
+
+    def _selecting(self) -> list[IPPool]:
+        """Pools for pods whose nodeSelector holds for this node, open or closed."""
         if not self.has_node:
-            return ()
+            return []
         labels = self.view.labels()
-        serving = [
-            pool
-            for pool in self.pools()
-            if not closed_because(pool) and AllowedUse.WORKLOAD in pool.allowed_uses and selects_node(pool, labels)
+        return [
+            pool for pool in self.pools() if AllowedUse.WORKLOAD in pool.allowed_uses and selects_node(pool, labels)
         ]
-        return tuple(
-            f for f in FAMILIES if self.own.address(f) is not None and any(pool.cidr.version == f for pool in serving)
-        )
+
+    def _families_of(self, pools: Iterable[IPPool]) -> tuple[Family, ...]:
+        served = {pool.cidr.version for pool in pools}
+        return tuple(f for f in self.addressed() if f in served)
+
+    def addressed(self) -> tuple[Family, ...]:
+        """The families of which this node has an address."""
+        return tuple(f for f in FAMILIES if self.own.address(f) is not None)
 
     def not_ready(self) -> str:
-        """Why no ADD can be served now, as a sentence; empty if it can."""
+        """Why no ADD can be served now, as a sentence; empty if it can.
+
+        A closed pool is no reason: the node would become NotReady by it, and Kubernetes would evict what runs there.
+        """
         late = [watched for watched in self.view.watched() if not watched.in_sync]
         if late:
             what = ", ".join(dict.fromkeys(watched.plural for watched in late))
@@ -88,7 +103,7 @@ class Parts:
             return f"Node {self.config.node} does not exist any more: stop this agent, or let the kubelet make it again"
         if not self.pools_settled:
             return "the environment's pools are not looked after yet"
-        if not self.families():
+        if not self._families_of(self._selecting()):
             return "no IPPool serves this node: create one, or set CALICO_IPV4POOL_CIDR"
         return ""
 

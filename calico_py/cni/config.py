@@ -6,7 +6,7 @@ verbs'. Pure.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -23,6 +23,8 @@ VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 Json = Mapping[str, Any]
 
 _IDENTIFIER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+MAC_EXPECTED = "six pairs of hexadecimal digits joined by ':', of one interface (the first is even)"
+
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _MAX_CONTAINER_ID = 180  # fits into a device's alias, beside its addresses, and into a file name
 
@@ -85,6 +87,7 @@ class Call:
         mac: asked for likewise, or empty.
         pools: names or CIDRs of those to take addresses from; empty for any.
         families: that the pod asks for; empty for all that the node has.
+        pool_families: those of which it names pools.
         namespace_labels: of the pod's namespace; None where they are not known.
     """
 
@@ -100,6 +103,7 @@ class Call:
     mac: str = ""
     pools: tuple[str, ...] = ()
     families: tuple[Family, ...] = ()
+    pool_families: tuple[Family, ...] = ()
     namespace_labels: Mapping[str, str] | None = None
 
 
@@ -144,6 +148,7 @@ def parse_call(request: Request) -> Call:
         addresses=_parse_addresses(args, runtime, document, config.version) if verb == Verb.ADD else (),
         mac=parse_mac(args.get("MAC") or runtime.get("mac") or "") if verb == Verb.ADD else "",
         pools=(*config.ipv4_pools, *config.ipv6_pools),
+        pool_families=families_of_pools(config.ipv4_pools, config.ipv6_pools),
     )
 
 
@@ -206,6 +211,11 @@ def _parse_pools(document: Json, key: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(pool, str) for pool in found):
         raise _invalid(f"ipam.{key}", found, "a list of names or CIDRs of IPPools")
     return tuple(found)
+
+
+def families_of_pools(ipv4: Sequence[str], ipv6: Sequence[str]) -> tuple[Family, ...]:
+    """The families of which pools are named."""
+    return tuple(of for of, pools in zip(FAMILIES, (ipv4, ipv6), strict=True) if pools)
 
 
 def _parse_families(document: Json) -> tuple[Family, ...]:
@@ -313,8 +323,8 @@ def parse_mac(found: object) -> str:
     Raises:
         CNIError: it is something else.
     """
-    if found and not (isinstance(found, str) and _MAC.fullmatch(found)):
-        raise _invalid("mac", found, "six pairs of hexadecimal digits joined by ':'")
+    if found and not (isinstance(found, str) and _MAC.fullmatch(found) and int(found[:2], 16) % 2 == 0):
+        raise _invalid("mac", found, MAC_EXPECTED)
     return str(found).lower()
 
 

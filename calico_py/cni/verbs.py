@@ -22,7 +22,7 @@ from calico_py.cni.wire import Request
 from calico_py.cni.wishes import PodFacts, with_wishes
 from calico_py.ipam.requests import Assigned, AssignRequest, ContendedError, IPAMError, Release, Released
 from calico_py.model import names
-from calico_py.model.net import Family, InvalidError
+from calico_py.model.net import FAMILIES, Family, InvalidError
 from calico_py.model.store import StoreError
 from calico_py.model.wiring import Attachment, NamespaceError, PodLink, PodWiring, WiringError
 from calico_py.trouble import Trouble
@@ -67,6 +67,7 @@ class Surroundings:
     Attributes:
         ready: a sentence why no ADD can be served now; empty if it can.
         families: those for which this node has a pool.
+        addressed: those of which it has an address.
         mtu: of pods' interfaces, bytes.
         pod_facts: what the API says of a pod, by namespace, name and uid; may raise StoreError.
     """
@@ -75,6 +76,7 @@ class Surroundings:
     families: Callable[[], tuple[Family, ...]]
     mtu: Callable[[], int]
     pod_facts: Callable[[str, str, str], Awaitable[PodFacts]] = _no_facts
+    addressed: Callable[[], tuple[Family, ...]] = lambda: FAMILIES
 
 
 class Plugin:
@@ -245,11 +247,9 @@ class Plugin:
         return with_wishes(call, facts)
 
     async def _assign(self, call: Call, request: Request) -> Sequence[Assigned]:
-        families = _families(call, self._around.families())
+        families = _families(call, self._around)
         if not families and not call.addresses:
-            raise CNIError(
-                Code.ADDRESSES, "no address for the pod", "no IPPool is enabled and selects this node: apply one"
-            )
+            raise CNIError(Code.ADDRESSES, "no address for the pod", _no_family(call))
         ask = AssignRequest(
             handle_id=names.workload_handle(call.container_id),
             secondary={key: value for key, value in (("namespace", call.namespace), ("pod", call.pod)) if value},
@@ -360,8 +360,13 @@ class Plugin:
             raise CNIError(Code.TRY_AGAIN_LATER, "not all could be removed, try again later", "; ".join(failures))
 
 
-def _families(call: Call, of_node: tuple[Family, ...]) -> tuple[Family, ...]:
-    """Those that the pod gets. What it asks for it must get; what the configuration turns off it may ask for."""
+def _families(call: Call, around: Surroundings) -> tuple[Family, ...]:
+    """Those that the pod gets. What it asks for it must get; what the configuration turns off it may ask for.
+
+    A pool that is named serves whichever node it selects, so it need not be of a family that has a pool for the node.
+    """
+    named = {of for of in call.pool_families if of in around.addressed()}
+    of_node = named.union(around.families())
     missing = [of for of in call.families if of not in of_node]
     if missing and not call.addresses:
         raise CNIError(
@@ -370,7 +375,14 @@ def _families(call: Call, of_node: tuple[Family, ...]) -> tuple[Family, ...]:
             f"pod {call.namespace}/{call.pod}, annotation ipFamilies: found IPv{missing[0]}, of which this node has no "
             "address or no enabled IPPool",
         )
-    return call.families or tuple(of for of in of_node if of in call.config.families)
+    return call.families or tuple(of for of in FAMILIES if of in of_node.intersection(call.config.families))
+
+
+def _no_family(call: Call) -> str:
+    if not call.config.families:
+        return "ipam.assign_ipv4 and ipam.assign_ipv6 of the network configuration: found both false, expected one true"
+    wanted = "" if call.config.families == FAMILIES else f"of IPv{call.config.families[0]} "
+    return f"no IPPool {wanted}selects this node, or none of a family of which it has an address: apply one"
 
 
 def _require_netns(call: Call, request: Request, netns: int | None) -> int:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from calico_py.cni.config import Call, parse_mac
+from calico_py.cni.config import MAC_EXPECTED, Call, families_of_pools, parse_mac
 from calico_py.cni.errors import CNIError, Code
 from calico_py.model.net import Address, Family, InvalidError, family, parse_address, parse_interface
 
@@ -50,11 +50,12 @@ def with_wishes(call: Call, facts: PodFacts) -> Call:
     pools = []
     for name, configured in ((IPV4_POOLS, call.config.ipv4_pools), (IPV6_POOLS, call.config.ipv6_pools)):
         value = own.get(name) or around.get(name)
-        pools += _texts(call, name, value, "names or CIDRs of IPPools") if value else list(configured)
+        pools.append(_texts(call, name, value, "names or CIDRs of IPPools") if value else list(configured))
     families = own.get(IP_FAMILIES) or around.get(IP_FAMILIES)
     return replace(
         call,
-        pools=tuple(pools),
+        pools=(*pools[0], *pools[1]),
+        pool_families=families_of_pools(*pools),
         families=_parse_families(call, families) if families else (),
         addresses=call.addresses or _parse_addresses(call, own.get(IP_ADDRS, "")),
         mac=call.mac or _parse_mac(call, own.get(HW_ADDR, "")),
@@ -86,7 +87,7 @@ def _parse_mac(call: Call, value: str) -> str:
     try:
         return parse_mac(value)
     except CNIError:
-        raise _invalid(call, HW_ADDR, value, "six pairs of hexadecimal digits joined by ':'") from None
+        raise _invalid(call, HW_ADDR, value, MAC_EXPECTED) from None
 
 
 def _texts(call: Call, name: str, value: str, what: str) -> list[str]:

@@ -1,5 +1,7 @@
 """What pods and namespaces ask for in Calico's annotations, from the API through the real agent to the interface."""
 
+import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +93,39 @@ async def test_annotations(real_agent: RealAgent, new_pod: NewPod) -> None:
                 break
         assert [address.startswith("10.9.0.") for address in found] == [True], "the namespace's, of one family"
         assert (await addresses("own", ipv4pools='["by-cidr"]'))[0].startswith("10.10.0."), "the pod's comes first"
+
+
+async def test_a_family_whose_pools_are_closed_is_not_left_out(real_agent: RealAgent, new_pod: NewPod) -> None:
+    """Nor is the node unready by it, which would evict its pods. A pool that goes takes its family with it."""
+    agent = real_agent
+    pool = "/apis/projectcalico.org/v3/ippools/default-ipv6-ippool"
+    numbers = itertools.count()
+
+    async def first(expected: Callable[[Answer], bool], **wishes: str) -> Answer:
+        """The answer of the first ADD that is as expected, once the agent has heard of all."""
+        for number in itertools.islice(numbers, 50):
+            name = f"pod{number}"
+            make_pod(agent.faults.api, name, annotations={WISH + wish: value for wish, value in wishes.items()})
+            answer = await agent.runtime.call("ADD", config(), netns=new_pod().path, pod=name, container_id=name)
+            if expected(answer):
+                return answer
+            await asyncio.sleep(0.05)
+        raise AssertionError(answer.stdout)
+
+    with agent.running():
+        await agent.wait_until_ready()
+        await first(lambda answer: len(addresses_of(answer.json)) == 2)
+        make_pool(agent, "special", "fd20::/112", nodeSelector="!all()")
+        closed = {"spec": {"disabled": True}}
+        assert agent.faults.api.request("PATCH", pool, closed, Content_Type=MERGE).status == 200
+        refused = await first(lambda answer: answer.code == 101)
+        assert "default-ipv6-ippool: spec.disabled is true" in refused.json["details"]
+        assert (await agent.runtime.call("STATUS", config("1.1.0"))).status == 0
+        named = await first(lambda answer: answer.status == 0, ipv6pools='["special"]')
+        assert [address.split(":")[0] for address in addresses_of(named.json)][1:] == ["fd20"]
+        assert agent.faults.api.request("DELETE", pool).status == 200
+        single = await first(lambda answer: answer.status == 0)
+        assert len(addresses_of(single.json)) == 1
 
 
 async def test_one_family_without_an_address_costs_the_other_none(real_agent: RealAgent, new_pod: NewPod) -> None:

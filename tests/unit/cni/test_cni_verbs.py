@@ -34,6 +34,7 @@ class Node:
     addresses: FakeAddresses = field(default_factory=FakeAddresses)
     steps: list[str] = field(default_factory=list)
     families: tuple[Family, ...] = (4,)
+    addressed: tuple[Family, ...] = (4, 6)
     facts: PodFacts | StoreError = field(default_factory=PodFacts)
 
     async def pod_facts(self, _namespace: str, _name: str, _uid: str) -> PodFacts:
@@ -47,7 +48,11 @@ class Node:
             wiring=self.wiring,
             addresses=self.addresses,
             surroundings=Surroundings(
-                ready=lambda: "", families=lambda: self.families, mtu=lambda: 1450, pod_facts=self.pod_facts
+                ready=lambda: "",
+                families=lambda: self.families,
+                mtu=lambda: 1450,
+                pod_facts=self.pod_facts,
+                addressed=lambda: self.addressed,
             ),
             deferred=self.deferred,
         )
@@ -354,6 +359,22 @@ async def test_a_family_that_the_configuration_turns_off_is_not_given(node: Node
     node.families = (4, 6)
     await node.call("ADD", ipam={"assign_ipv6": "false"})
     assert node.addresses.requests[0].families == (4,)
+
+
+async def test_where_both_are_turned_off_the_configuration_is_to_blame(node: Node) -> None:
+    await node.start()
+    with pytest.raises(CNIError, match="found both false"):
+        await node.call("ADD", ipam={"assign_ipv4": "false", "assign_ipv6": "false"})
+
+
+async def test_a_pool_that_is_named_brings_its_family_where_the_node_has_an_address(node: Node) -> None:
+    await node.start()
+    node.facts = PodFacts({"cni.projectcalico.org/ipv6pools": '["special"]'})
+    await node.call("ADD")
+    assert node.addresses.requests[0].families == (4, 6)
+    node.addressed = (4,)
+    await node.call("ADD", "c2", ipam={"ipv6_pools": ["other"]})
+    assert node.addresses.requests[1].families == (4,)
 
 
 async def test_a_pod_whose_annotations_cannot_be_read_is_tried_again(node: Node) -> None:
