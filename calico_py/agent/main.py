@@ -170,6 +170,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
             mtu=agent.pod_mtu,
             pod_facts=agent.view.lookup.find,
             addressed=agent.addressed,
+            free_all_but=agent.free_all_but,
         ),
         deferred=DeferredDels(STATE / "del"),
     )

@@ -1,6 +1,6 @@
 """Parts: the pieces of a running agent, and the few answers that need several of them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from calico_py.agent.configuration.config import AgentConfig
@@ -8,6 +8,7 @@ from calico_py.agent.learned import Learner
 from calico_py.agent.loop import Loop
 from calico_py.agent.mtu import choose_pod_mtu
 from calico_py.agent.own_address import OwnAddress
+from calico_py.agent.pod_addresses import list_pod_addresses
 from calico_py.agent.publish import NodePublisher
 from calico_py.agent.reactions import Reactions
 from calico_py.agent.tunnel_address import TunnelAddress
@@ -16,6 +17,7 @@ from calico_py.dataplane.converge import Dataplane
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.ipam.allocator import Allocator
 from calico_py.ipam.choice import selects_node
+from calico_py.ipam.reconcile import Living, ReconcileReport
 from calico_py.model.intent import Problem
 from calico_py.model.kernel import Kernel
 from calico_py.model.net import FAMILIES, Family
@@ -106,6 +108,15 @@ class Parts:
         if not self._families_of(self._selecting()):
             return "no IPPool serves this node: create one, or set CALICO_IPV4POOL_CIDR"
         return ""
+
+    async def free_all_but(self, containers: Collection[str]) -> ReconcileReport:
+        """Free the addresses that this node's pods have, but for these containers', and for those that it routes.
+
+        Raises:
+            StoreError, IPAMError: the API failed, or was written too often.
+        """
+        living = Living(containers=containers, addresses=await list_pod_addresses(self.kernel))
+        return await self.allocator.reconcile(living)
 
     def pod_mtu(self) -> int:
         """Of the pods that are made now, bytes."""

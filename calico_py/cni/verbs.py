@@ -7,7 +7,7 @@ for later (deferred). Calls for one container follow each other; different conta
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,7 +19,7 @@ from calico_py.cni.errors import CNIError, Code
 from calico_py.cni.results import render_add, render_versions
 from calico_py.cni.turns import Turns
 from calico_py.cni.wire import Request
-from calico_py.cni.wishes import PodFacts, with_wishes
+from calico_py.cni.wishes import PodFacts, choose_families, with_wishes
 from calico_py.ipam.requests import Assigned, AssignRequest, ContendedError, IPAMError, Release, Released
 from calico_py.model import names
 from calico_py.model.net import FAMILIES, Family, InvalidError
@@ -60,6 +60,10 @@ async def _no_facts(_namespace: str, _name: str, _uid: str) -> PodFacts:
     return PodFacts()
 
 
+async def _free_nothing(_living: Collection[str]) -> None:
+    """Where nobody knows the addresses."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the agent knows and an ADD must ask at the time.
@@ -68,6 +72,8 @@ class Surroundings:
         ready: a sentence why no ADD can be served now; empty if it can.
         families: those for which this node has a pool.
         addressed: those of which it has an address.
+        free_all_but: frees the addresses that this node's pods have, but for these containers'; may raise StoreError or
+            IPAMError.
         mtu: of pods' interfaces, bytes.
         pod_facts: what the API says of a pod, by namespace, name and uid; may raise StoreError.
     """
@@ -77,6 +83,7 @@ class Surroundings:
     mtu: Callable[[], int]
     pod_facts: Callable[[str, str, str], Awaitable[PodFacts]] = _no_facts
     addressed: Callable[[], tuple[Family, ...]] = lambda: FAMILIES
+    free_all_but: Callable[[Collection[str]], Awaitable[object]] = _free_nothing
 
 
 class Plugin:
@@ -247,9 +254,7 @@ class Plugin:
         return with_wishes(call, facts)
 
     async def _assign(self, call: Call, request: Request) -> Sequence[Assigned]:
-        families = _families(call, self._around)
-        if not families and not call.addresses:
-            raise CNIError(Code.ADDRESSES, "no address for the pod", _no_family(call))
+        families = choose_families(call, of_node=self._around.families(), addressed=self._around.addressed())
         ask = AssignRequest(
             handle_id=names.workload_handle(call.container_id),
             secondary={key: value for key, value in (("namespace", call.namespace), ("pod", call.pod)) if value},
@@ -356,33 +361,13 @@ class Plugin:
                     await self._release(container_id)
             except (*_LATER, WiringError) as error:
                 failures.append(f"{container_id}: {_told(error)}")
+        try:  # also of containers whose devices went with their namespaces
+            living = {*await self._wiring.list_containers(), *(container_id for container_id, _ in valid)}
+            await self._around.free_all_but(living)
+        except (*_LATER, IPAMError) as error:
+            failures.append(f"addresses: {_told(error)}")
         if failures:
             raise CNIError(Code.TRY_AGAIN_LATER, "not all could be removed, try again later", "; ".join(failures))
-
-
-def _families(call: Call, around: Surroundings) -> tuple[Family, ...]:
-    """Those that the pod gets. What it asks for it must get; what the configuration turns off it may ask for.
-
-    A pool that is named serves whichever node it selects, so it need not be of a family that has a pool for the node.
-    """
-    named = {of for of in call.pool_families if of in around.addressed()}
-    of_node = named.union(around.families())
-    missing = [of for of in call.families if of not in of_node]
-    if missing and not call.addresses:
-        raise CNIError(
-            Code.ADDRESSES,
-            "no address for the pod",
-            f"pod {call.namespace}/{call.pod}, annotation ipFamilies: found IPv{missing[0]}, of which this node has no "
-            "address or no enabled IPPool",
-        )
-    return call.families or tuple(of for of in FAMILIES if of in of_node.intersection(call.config.families))
-
-
-def _no_family(call: Call) -> str:
-    if not call.config.families:
-        return "ipam.assign_ipv4 and ipam.assign_ipv6 of the network configuration: found both false, expected one true"
-    wanted = "" if call.config.families == FAMILIES else f"of IPv{call.config.families[0]} "
-    return f"no IPPool {wanted}selects this node, or none of a family of which it has an address: apply one"
 
 
 def _require_netns(call: Call, request: Request, netns: int | None) -> int:

@@ -5,12 +5,12 @@ the call itself asks for (CNI_ARGS, capabilities) come before the pod's annotati
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from calico_py.cni.config import MAC_EXPECTED, Call, families_of_pools, parse_mac
 from calico_py.cni.errors import CNIError, Code
-from calico_py.model.net import Address, Family, InvalidError, family, parse_address, parse_interface
+from calico_py.model.net import FAMILIES, Address, Family, InvalidError, family, parse_address, parse_interface
 
 IP_ADDRS = "cni.projectcalico.org/ipAddrs"
 IPV4_POOLS = "cni.projectcalico.org/ipv4pools"
@@ -61,6 +61,41 @@ def with_wishes(call: Call, facts: PodFacts) -> Call:
         mac=call.mac or _parse_mac(call, own.get(HW_ADDR, "")),
         namespace_labels=facts.namespace_labels,
     )
+
+
+def choose_families(call: Call, *, of_node: Sequence[Family], addressed: Sequence[Family]) -> tuple[Family, ...]:
+    """The families of which the pod gets an address.
+
+    What it asks for it must get; what the configuration turns off it may ask for. A pool that is named serves whichever
+    node it selects, so it need not be of a family that has a pool for the node.
+
+    Args:
+        call: with the pod's wishes.
+        of_node: those for which the node has a pool.
+        addressed: those of which it has an address.
+
+    Raises:
+        CNIError: there is none, and no address is asked for by name.
+    """
+    possible = {of for of in call.pool_families if of in addressed}.union(of_node)
+    chosen = call.families or tuple(of for of in FAMILIES if of in possible.intersection(call.config.families))
+    if not call.addresses and (reason := _no_family(call, chosen, possible)):
+        raise CNIError(Code.ADDRESSES, "no address for the pod", reason)
+    return chosen
+
+
+def _no_family(call: Call, chosen: Sequence[Family], possible: Collection[Family]) -> str:
+    if missing := [of for of in call.families if of not in possible]:
+        return (
+            f"pod {call.namespace}/{call.pod}, annotation ipFamilies: found IPv{missing[0]}, of which this node has no "
+            "address or no IPPool"
+        )
+    if chosen:
+        return ""
+    if not call.config.families:
+        return "ipam.assign_ipv4 and ipam.assign_ipv6 of the network configuration: found both false, expected one true"
+    wanted = "" if call.config.families == FAMILIES else f"of IPv{call.config.families[0]} "
+    return f"no IPPool {wanted}selects this node, or none of a family of which it has an address: apply one"
 
 
 def _parse_families(call: Call, value: str) -> tuple[Family, ...]:

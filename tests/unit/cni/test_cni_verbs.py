@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ class Node:
     addressed: tuple[Family, ...] = (4, 6)
     facts: PodFacts | StoreError = field(default_factory=PodFacts)
 
+    async def free_all_but(self, containers: Collection[str]) -> None:
+        self.steps.append(f"free all but {' '.join(sorted(containers))}")
+
     async def pod_facts(self, _namespace: str, _name: str, _uid: str) -> PodFacts:
         if isinstance(self.facts, StoreError):
             raise self.facts
@@ -53,6 +56,7 @@ class Node:
                 mtu=lambda: 1450,
                 pod_facts=self.pod_facts,
                 addressed=lambda: self.addressed,
+                free_all_but=self.free_all_but,
             ),
             deferred=self.deferred,
         )
@@ -67,7 +71,7 @@ class Node:
         await self.plugin.work_off()
 
     async def call(self, verb: str, container: str = "c1", **config: Any) -> Any:
-        document = {"cniVersion": "1.0.0", "name": "net", **config}
+        document = {"cniVersion": "1.0.0", "name": "net"} | config
         answer = await self.plugin.run(request(verb, container, document), self.netns)
         return json.loads(answer) if answer else None
 
@@ -384,3 +388,17 @@ async def test_a_pod_whose_annotations_cannot_be_read_is_tried_again(node: Node)
         await node.call("ADD")
     assert caught.value.code == Code.TRY_AGAIN_LATER
     assert node.steps == []
+
+
+async def test_gc_frees_also_the_addresses_of_containers_whose_devices_are_gone(node: Node) -> None:
+    """Those that live are the valid ones, and whatever else has a device, of other networks.
+
+    One pod, whose second container has taken the first one's device over.
+    """
+    await node.start()
+    await node.call("ADD", "dead")
+    await node.call("ADD", "foreign", name="storage")
+    valid: dict[str, Any] = {"cni.dev/valid-attachments": [{"containerID": "valid", "ifname": "eth0"}]}
+    node.steps.clear()
+    await node.call("GC", "", cniVersion="1.1.0", **valid)
+    assert node.steps == ["free all but foreign valid"]
