@@ -160,6 +160,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
         families=agent.families,
         now=_steady_clock(),
         has_node=lambda: agent.has_node,
+        routed=partial(list_pod_addresses, agent.kernel),
     )
     plugin = Plugin(
         wiring=agent.wiring,

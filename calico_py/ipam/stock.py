@@ -1,8 +1,8 @@
 """The stock of warm addresses of one node: what the API has under the warm handle, kept at its level."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 
 from calico_py.ipam import blocks
 from calico_py.ipam.allocator import Allocator
@@ -10,11 +10,14 @@ from calico_py.ipam.changes import stands
 from calico_py.ipam.choice import pool_of
 from calico_py.ipam.requests import Assigned, AssignRequest, PoolError
 from calico_py.ipam.reserve import Level, Reserve
+from calico_py.ipam.rules import DEFAULT_COOLDOWN
 from calico_py.model.names import warm_handle
 from calico_py.model.net import FAMILIES, Address, Family
 from calico_py.model.pools import AllowedUse, IPPool
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = timedelta(seconds=10)  # between two looks at what pods use though the warm handle has it
 
 
 class Stock:
@@ -24,9 +27,10 @@ class Stock:
         base: how many addresses of each family to keep without load.
         in_use: addresses that pods have, though the warm handle may still hold them.
         now: the time, with a timezone.
+        routed: the addresses that devices of pods have.
 
     Attributes:
-        handle_id: the warm handle. held_back: addresses that a pod uses though the warm handle has them.
+        handle_id: the warm handle.
         dropped: how many the API showed gone before they were used.
     """
 
@@ -37,14 +41,17 @@ class Stock:
         base: int,
         in_use: Callable[[], Collection[Address]],
         now: Callable[[], datetime],
+        routed: Callable[[], Awaitable[Collection[Address]]],
     ) -> None:
         self.handle_id = warm_handle(allocator.node)
-        self.held_back: frozenset[Address] = frozenset()
         self.dropped = 0
         self._allocator = allocator
         self._base = base
         self._in_use = in_use
         self._now = now
+        self._routed = routed
+        self._held_back: dict[Address, datetime | None] = {}
+        self._looked: datetime | None = None
         self._reserve = Reserve()
         self._levels: dict[Family, Level] = {of: Level(base) for of in FAMILIES}
         self._outgoing: set[Address] = set()
@@ -81,6 +88,30 @@ class Stock:
                 and not self._is_reserved(warm)
             )
         )
+
+    def hold_back(self, addresses: Collection[Address]) -> None:
+        """A pod that nobody knows uses these, though the warm handle has them: they are out of use."""
+        self._held_back = dict.fromkeys(addresses)
+
+    async def let_return(self) -> None:
+        """Take into use again what no device of a pod has had, at any look, for as long as an address cools down.
+
+        For 30 s at least: a route that somebody removed is away for a moment, and its pod is not.
+        """
+        now = self._now()
+        if not self._held_back or (self._looked is not None and now - self._looked < LOOK_SECONDS):
+            return
+        self._looked = now
+        routed = await self._routed()
+        rest = max(self._allocator.cooldown, DEFAULT_COOLDOWN)
+        for address, since in list(self._held_back.items()):
+            if address in routed:
+                self._held_back[address] = None
+            elif since is None:
+                self._held_back[address] = now
+            elif now - since >= rest:
+                del self._held_back[address]
+                log.info("warm address %s, which no pod uses any more, is in use again", address)
 
     def put(self, warm: Iterable[Assigned]) -> None:
         """Put back what nobody has used."""
@@ -153,7 +184,7 @@ class Stock:
                 self.dropped += len(gone)
                 which = ", ".join(str(warm.address) for warm in gone)
                 log.warning("somebody released warm addresses, which are this node's no more: %s", which)
-            others = self.held_back | self._outgoing | frozenset(self._in_use())
+            others = self._held_back.keys() | self._outgoing | frozenset(self._in_use())
             self._reserve.put(
                 Assigned(a.address, block.cidr, a.sequence, a.handle)
                 for a in held.values()

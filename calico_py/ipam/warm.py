@@ -11,7 +11,7 @@ has without the API's knowledge is in the journal; a pod's addresses are release
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,7 +23,7 @@ from calico_py.ipam.requests import Assigned, AssignRequest, IPAMError, Release,
 from calico_py.ipam.stock import Stock
 from calico_py.ipam.tasks import pause
 from calico_py.model.intent import Problem
-from calico_py.model.net import FAMILIES, Family
+from calico_py.model.net import FAMILIES, Address, Family
 from calico_py.model.store import StoreError
 from calico_py.trouble import Trouble
 
@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.02  # what comes within this time shares a round
 LOOK_SECONDS = 10.0  # between two looks at the level, if nothing happens
 _LONGEST_PAUSE = 30.0  # between two rounds while the API is away
+
+
+async def _none() -> Collection[Address]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class WarmAddresses:
         now: the time, with a timezone, of a clock that nobody sets.
         has_node: whether the node has a Node object. Of one that was deleted the leader frees all addresses: what
             this agent claimed again it would free again, for ever.
+        routed: the addresses that devices of pods have.
     """
 
     def __init__(
@@ -72,13 +77,14 @@ class WarmAddresses:
         families: Callable[[], Sequence[Family]],
         now: Callable[[], datetime],
         has_node: Callable[[], bool] = lambda: True,
+        routed: Callable[[], Awaitable[Collection[Address]]] = _none,
     ) -> None:
         self._allocator = allocator
         self._base = base
         self._families = families
         self._has_node = has_node
         self._promises = Promises(allocator, journal)
-        self._stock = Stock(allocator, base=base, in_use=self._promises.in_use, now=now)
+        self._stock = Stock(allocator, base=base, in_use=self._promises.in_use, now=now, routed=routed)
         self._started = asyncio.Event()
         self._woken = asyncio.Event()
         self._failed_rounds = 0
@@ -198,9 +204,9 @@ class WarmAddresses:
         """
         held = {a.address for a in await self._allocator.lookup(self._stock.handle_id)}
         self._promises.load(living)
-        self._stock.held_back = frozenset(held & set(living.addresses) - self._promises.promised())
-        if self._stock.held_back:
-            log.warning("pods use addresses that are warm in the API and not in the journal: %s", self._stock.held_back)
+        if used := held & set(living.addresses) - self._promises.promised():
+            log.warning("pods use addresses that are warm in the API and not in the journal: %s", used)
+        self._stock.hold_back(used)
         for of in FAMILIES:
             self._stock.look(of)
         self._started.set()
@@ -239,6 +245,7 @@ class WarmAddresses:
         Returns:
             whether all is done.
         """
+        await self._stock.let_return()
         promises, stands = self._promises, self._has_node()
         families = self._families() if stands else ()
         waiting = [pod for pod in promises.pods.values() if pod.take is not None and stands]

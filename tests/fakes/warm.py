@@ -1,6 +1,6 @@
 """A node with warm addresses for the tests of IPAM: journal, allocator and crash points at every step of either."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,8 +82,12 @@ class WarmNode:
             families=lambda: self.families,
             now=self.cluster.tick,
             has_node=self.has_node,
+            routed=self._routed,
         )
         return warm, allocator
+
+    async def _routed(self) -> Collection[Address]:
+        return self.now_living().addresses
 
     def now_living(self) -> Living:
         """What the agent finds on its node."""

@@ -552,6 +552,34 @@ async def test_a_pod_that_the_journal_does_not_know_of_keeps_its_warm_address(no
     assert got.address not in others
 
 
+async def test_an_address_of_such_a_pod_comes_back_once_no_device_has_had_it_for_a_cooldown(tmp_path: Path) -> None:
+    node = WarmNode(IPAMCluster([pool("10.0.0.0/26")], config(strict_affinity=True)), tmp_path)
+    before, _ = await node.begin()
+    (got,) = await before.assign(workload("c1"))
+    (node.folder / "journal-node1").unlink()
+    node.living = {"c1": {got.address}}
+    warm, _ = await node.begin()
+    rest = [(await warm.assign(workload(f"x{number}")))[0].address for number in range(63)]
+    assert got.address not in rest
+
+    async def passes(seconds: int) -> None:
+        for _ in range(0, seconds, 11):
+            node.cluster.advance(11)
+            await warm.catch_up()
+
+    await passes(66)
+    node.living = {}  # somebody removed its route, and its repair is under way
+    await passes(22)
+    node.living = {"c1": {got.address}}
+    await passes(22)
+    node.living = {}
+    await passes(33)
+    with pytest.raises(ExhaustedError):
+        await warm.assign(workload("late"))
+    await passes(11)
+    assert (await warm.assign(workload("last")))[0].address == got.address
+
+
 async def test_run_tells_the_api_by_itself(cluster: IPAMCluster, node: WarmNode) -> None:
     warm, _ = node.make()
     await warm.start(node.now_living())
