@@ -68,7 +68,7 @@ class Loop:
         last: the latest pass; None before the first.
         problem: why there is no pass, as a sentence; empty if there are.
         observe: called after each pass with the seconds of compute and of apply, and whether something was left undone.
-        uplink_mtu: bytes, of the devices with the node's addresses. devices: names by ifindex.
+        uplinks: the devices with the node's addresses. uplink_mtu: their bytes. devices: names by ifindex.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Loop:
         self.last: Pass | None = None
         self.observe: Callable[[float, float, bool], None] = _unobserved
         self.problem = "not in sync with the API server yet"
+        self.uplinks: frozenset[str] = frozenset()
         self.uplink_mtu: dict[Family, int] = {}
         self.devices: dict[int, str] = {}
         self._config = config
@@ -161,9 +162,11 @@ class Loop:
             ipip_address=self._ipip_address(state),
             ipip_address_gone=self._tunnel_address.known and self._tunnel_address.address is None,
             ipip_receiver=receiver.open,
+            uplinks=self.uplinks,
             uplink_mtu=self.uplink_mtu,
             bgp=self._config.bgp,
             router_id=self._config.router_id,
+            service_mark=self._config.service_mark,
         )
         learned = self._learner.learned()
         started = time.monotonic()
@@ -227,6 +230,7 @@ class Loop:
             link.kind == "ipip" and link.name == IPIP_DEVICE and link.up for link in links.values()
         )
         self.devices = {ifindex: link.name for ifindex, link in links.items()}
+        self.uplinks = frozenset(links[addr.ifindex].name for addr in uplinks)
         self.uplink_mtu = {family(addr.interface): uplink_mtu(links[addr.ifindex], links.values()) for addr in uplinks}
 
     def _as_annotation(self) -> dict[str, str]:

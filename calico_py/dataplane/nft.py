@@ -30,10 +30,12 @@ def render_rules(firewall: Firewall) -> NftTable:
     - Pods may not send IPIP to anyone: a peer would take it for their node's.
     - Traffic from a pool with natOutgoing to an address in no pool leaves with the node's address, unless it came
       through the tunnel: then its own node has decided.
-    - What this node sends into the tunnel from its own address, as a connection to a Service that was turned to a pod,
-      leaves with the tunnel's address, as in Calico: or the answer would come outside of the tunnel. Not by masquerade:
-      the kernel ends such a connection when its device changes (nf_nat_oif_changed), as it does when the pool's mode
-      does. And before kube-proxy, which would masquerade it.
+    - What this node sends into the tunnel from its own address leaves with the tunnel's address, as in Calico: or the
+      answer would come outside of the tunnel.
+    - What kube-proxy has marked for masquerade on its way to a pod elsewhere leaves with the address that masquerade
+      would give it. Not by masquerade, and before kube-proxy: the kernel ends a masqueraded connection when its device
+      changes (nf_nat_oif_changed), as it does when the pool's mode does. The mark goes, as kube-proxy takes it off:
+      the kernel's ipip leaves it on the outer packet, which kube-proxy would masquerade next.
     """
     rules = "\n".join(
         [
@@ -43,7 +45,9 @@ def render_rules(firewall: Firewall) -> NftTable:
             _render_set("pools6", "ipv6_addr", _sorted(firewall.pools, 6), interval=True),
             _render_set("masquerade4", "ipv4_addr", _sorted(firewall.masquerade, 4), interval=True),
             _render_set("masquerade6", "ipv6_addr", _sorted(firewall.masquerade, 6), interval=True),
+            _render_set("uplinks", "ifname", [f'"{name}"' for name in sorted(firewall.uplinks)]),
             _render_chains(firewall),
+            _render_lasting(firewall),
         ]
     )
     return NftTable(FAMILY, TABLE, rules, hashlib.sha256(rules.encode()).hexdigest()[:16])
@@ -71,12 +75,6 @@ def _render_set(name: str, kind: str, elements: list[str], *, interval: bool = F
 
 
 def _render_chains(firewall: Firewall) -> str:
-    source = firewall.tunnel_address
-    into_tunnel = (
-        f'\t\toifname "{IPIP_DEVICE}" ip saddr @nodes4 counter snat ip to {source} fully-random comment "own address"\n'
-        if source is not None
-        else ""
-    )
     from_nodes = "\t\tip saddr @nodes4 return\n\t\tip6 saddr @nodes6 return\n" if firewall.receive_ipip else ""
     return f"""\
 \tchain prerouting {{
@@ -90,15 +88,37 @@ def _render_chains(firewall: Firewall) -> str:
 \tchain tunnel {{
 {from_nodes}\t\tcounter drop comment "IPIP from a stranger"
 \t}}
-\tchain into_tunnel {{
-\t\ttype nat hook postrouting priority srcnat - 1; policy accept;
-{into_tunnel}\t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tiifname "{IPIP_DEVICE}" return
 \t\tip saddr @masquerade4 ip daddr != @pools4 counter masquerade fully-random comment "natOutgoing"
 \t\tip6 saddr @masquerade6 ip6 daddr != @pools6 counter masquerade fully-random comment "natOutgoing"
 \t}}"""
+
+
+def _render_lasting(firewall: Firewall) -> str:
+    """Sources that a connection is given by its first packet and keeps, whatever device the others leave by."""
+    mark = firewall.service_mark
+    jump = f"\t\tmeta mark & {mark:#010x} != 0 jump services\n" if mark else ""
+    unmark = f"meta mark set meta mark & {~mark & 0xFFFFFFFF:#010x} counter"
+    own, services = "", ""
+    if tunnel := firewall.tunnel_address:
+        own = f'\t\toifname "{IPIP_DEVICE}" ip saddr @nodes4 counter {_snat(tunnel)} comment "own address"\n'
+        services = f'\t\toifname "{IPIP_DEVICE}" ip daddr @pools4 {unmark} {_snat(tunnel)} comment "Service, tunnel"\n'
+    for address in sorted(firewall.own, key=lambda each: each.version):
+        word = "ip" if address.version == 4 else "ip6"
+        to_pods = f"oifname @uplinks {word} daddr @pools{address.version}"
+        services += f'\t\t{to_pods} {unmark} {_snat(address)} comment "Service, uplink"\n'
+    return f"""\
+\tchain lasting {{
+\t\ttype nat hook postrouting priority srcnat - 1; policy accept;
+{jump}{own}\t}}
+\tchain services {{
+{services}\t}}"""
+
+
+def _snat(address: Address) -> str:
+    return f"snat {'ip' if address.version == 4 else 'ip6'} to {address} fully-random"
 
 
 class NftReconciler:

@@ -41,15 +41,19 @@ class Local:
         ipip_address_gone: IPAM says that this node has none, so that somebody else may get one that is still on tunl0.
         ipip_receiver: tunl0 must be able to receive: a pool tunnels, somebody still sends, or it lingers.
         ipip_announced: the receiver has been seen to be up, so that others may send.
-        uplink_mtu: bytes, by family; the MTU of the device that holds the node's address.
+        uplinks: names of the devices that hold the node's addresses.
+        uplink_mtu: bytes, by family; the MTU of that device.
         bgp: sessions and announcements run (backend is not ``none``).
         router_id: BGP identifier, or ``hash`` for one made from the name; empty for the node's IPv4 address.
+        service_mark: kube-proxy's, of packets that it will masquerade; 0 leaves them to it.
     """
 
     node: str
     ipip_address: IPv4Address | None = None
     ipip_address_gone: bool = False
     ipip_receiver: bool = False
+    uplinks: frozenset[str] = frozenset()
     uplink_mtu: Mapping[Family, int] = field(default_factory=dict)
     bgp: bool = True
     router_id: str = ""
+    service_mark: int = 0

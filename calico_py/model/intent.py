@@ -96,6 +96,8 @@ class Firewall:
         receive_ipip: protocol 4 is accepted at all.
         pools: CIDRs of all pools; masquerade: those with natOutgoing.
         tunnel_address: of tunl0; None while there is none.
+        own: this node's addresses, one of a family at most; uplinks: names of the devices that have them.
+        service_mark: what kube-proxy sets in the mark of packets that it will masquerade; 0 leaves them to it.
     """
 
     nodes: frozenset[Address] = frozenset()
@@ -103,6 +105,9 @@ class Firewall:
     pools: frozenset[Network] = frozenset()
     masquerade: frozenset[Network] = frozenset()
     tunnel_address: IPv4Address | None = None
+    own: frozenset[Address] = frozenset()
+    uplinks: frozenset[str] = frozenset()
+    service_mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def compute_intent(state: ClusterState, learned: LearnedRoutes, local: Local) ->
         destinations=_destinations(view, holders.by_prefix),
         ipip=_ipip(local, me),
         ipip_address_gone=local.ipip_address_gone,
-        firewall=_firewall(state, pools, local),
+        firewall=_firewall(state, pools, local, me),
         peers=compute_peers(state, me, local.router_id) if local.bgp else frozenset(),
         advertisements=compute_advertisements(holders.by_prefix.values(), pools, me) if local.bgp else frozenset(),
         problems=problems,
@@ -106,7 +106,8 @@ def _ipip(local: Local, me: Node) -> IPIPTunnel | None:
     return IPIPTunnel(IPIP_DEVICE, local.ipip_address, me.ipv4.ip, mtu)
 
 
-def _firewall(state: ClusterState, pools: Pools, local: Local) -> Firewall:
+def _firewall(state: ClusterState, pools: Pools, local: Local, me: Node) -> Firewall:
+    own = map(me.address, FAMILIES)
     addresses = (node.address(fam) for node in state.nodes.values() for fam in FAMILIES)
     return Firewall(
         nodes=frozenset(address.ip for address in addresses if address is not None),
@@ -114,6 +115,9 @@ def _firewall(state: ClusterState, pools: Pools, local: Local) -> Firewall:
         pools=frozenset(pool.cidr for pool in pools.usable),
         masquerade=frozenset(pool.cidr for pool in pools.usable if pool.nat_outgoing),
         tunnel_address=local.ipip_address,
+        own=frozenset(address.ip for address in own if address is not None),
+        uplinks=local.uplinks,
+        service_mark=local.service_mark,
     )
 
 

@@ -81,13 +81,13 @@ async def test_nodes_alone_may_send_ipip(wires: Wires) -> None:
     assert await wires.nft.apply(FIREWALL) == ""
     assert receives_ipip(wires.node, wires.peer, PEER, NODE)
     assert not receives_ipip(wires.node, wires.peer, STRANGER, NODE)
-    assert wires.dropped(FROM_STRANGER) == 1
+    assert wires.counted(FROM_STRANGER) == 1
 
 
 async def test_without_a_receiver_nobody_may(wires: Wires) -> None:
     assert await wires.nft.apply(replace(FIREWALL, receive_ipip=False)) == ""
     assert not receives_ipip(wires.node, wires.peer, PEER, NODE)
-    assert wires.dropped(FROM_STRANGER) == 1
+    assert wires.counted(FROM_STRANGER) == 1
     assert await wires.nft.apply(FIREWALL) == ""
     assert receives_ipip(wires.node, wires.peer, PEER, NODE)
 
@@ -99,7 +99,7 @@ async def test_pods_may_send_ipip_to_nobody(wires: Wires, source: str) -> None:
         wires.pod.run("ip", "addr", "add", f"{PEER}/32", "dev", "eth0")
     assert not receives_ipip(wires.node, wires.pod, source, NODE)
     assert not receives_ipip(wires.peer, wires.pod, source, STRANGER)
-    assert wires.dropped(FROM_POD) == 2
+    assert wires.counted(FROM_POD) == 2
     assert source_seen(wires, POD, REMOTE_POD) == POD, "its other traffic passes"
 
 

@@ -63,10 +63,11 @@ class Wires:
         self.pod, self.node, self.peer, self.kernel = pod, node, peer, kernel
         self.nft = NftReconciler(kernel)
 
-    def dropped(self, comment: str) -> int:
-        """Packets that the rule with that comment has dropped."""
-        (line,) = [line for line in self.table().splitlines() if comment in line]
-        return int(line.split("packets ")[1].split()[0])
+    def counted(self, comment: str) -> int:
+        """Packets that the rules with that comment have counted."""
+        lines = [line for line in self.table().splitlines() if comment in line]
+        assert lines
+        return sum(int(line.split("packets ")[1].split()[0]) for line in lines)
 
     def table(self) -> str:
         """As nft prints it."""

@@ -339,6 +339,15 @@ def test_overlapping_pools_leave_the_younger_unused() -> None:
     assert intent.firewall.pools == {NET("10.244.0.0/16")}
 
 
+def test_the_firewall_knows_what_a_service_s_connections_leave_with() -> None:
+    objects = [node("node1", "192.168.1.11/24", ipv6="fd01::11/64"), node("node2", "192.168.1.12/24")]
+    local = replace(LOCAL, ipip_address=IP("10.244.1.1"), uplinks=frozenset({"eth0"}), service_mark=0x4000)
+    firewall = compute_intent(state_of(objects), LearnedRoutes(), local).firewall
+    assert firewall.own == {IP("192.168.1.11"), IP("fd01::11")}
+    assert (firewall.tunnel_address, firewall.uplinks) == (IP("10.244.1.1"), {"eth0"})
+    assert firewall.service_mark == 0x4000
+
+
 def test_two_claims_on_one_block_are_named_and_the_older_counts() -> None:
     objects = [*NODES, claim("node2", "10.244.2.0/26"), claim("node3", "10.244.2.0/26", created="2")]
     intent = compute_intent(state_of([*objects, pool(EncapMode.ALWAYS)]), LearnedRoutes(), LOCAL)

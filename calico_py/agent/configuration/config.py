@@ -66,6 +66,7 @@ class AgentConfig:
         pools: of the families for which one is wanted.
         generation: of the DaemonSet's template; 0 where unknown.
         mtu: bytes, or what to compute it by.
+        service_mark: kube-proxy's, of packets that it will masquerade; 0 leaves them to it.
         resync_interval: seconds.
         warm_addresses: to be kept reserved, of each family, without load.
         metrics_port: 0 for none.
@@ -85,6 +86,7 @@ class AgentConfig:
     backend: Backend
     engine: Engine
     mtu: int | MtuPolicy
+    service_mark: int
     resync_interval: int
     warm_addresses: int
     log_level: LogLevel
@@ -141,6 +143,7 @@ def load_config(
         backend=values[settings.BACKEND],
         engine=values[settings.ENGINE],
         mtu=values[settings.MTU],
+        service_mark=values[settings.MASQUERADE_BIT],
         resync_interval=values[settings.RESYNC_INTERVAL],
         warm_addresses=values[settings.WARM_ADDRESSES],
         log_level=values[settings.LOG_LEVEL],

@@ -242,6 +242,15 @@ MTU: Setting[int | MtuPolicy] = Setting(
     "auto, in-use, 576 to 65535",
     "The MTU of pods: room for any mode that a pool could be switched to, room for the modes in use, or bytes.",
 )
+MASQUERADE_BIT: Setting[int] = Setting(
+    "CALICO_PY_MASQUERADE_BIT",
+    "14",
+    spellings.mark_bit,
+    Section.NETWORK,
+    "0 to 31, none",
+    "kube-proxy's masqueradeBit. What is marked so and goes to a pod of another node gets its source here and outlives "
+    "mode changes; none leaves it to kube-proxy.",
+)
 RESYNC_INTERVAL: Setting[int] = Setting(
     "CALICO_PY_RESYNC_INTERVAL",
     "90",

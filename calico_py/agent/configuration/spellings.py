@@ -169,6 +169,16 @@ def number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def mark_bit(value: str) -> int:
+    """The mark in which that bit is set; 0 for ``none``."""
+    if value == "none":
+        return 0
+    try:
+        return 1 << number(0, 31)(value)
+    except SpellingError:
+        raise SpellingError("a bit from 0 to 31, or none") from None
+
+
 _ENCAPSULATIONS: Mapping[str, EncapMode] = {
     "": EncapMode.NEVER,
     "off": EncapMode.NEVER,

@@ -86,6 +86,7 @@ def test_cross_subnet_with_and_without_hyphen(spelt: str) -> None:
         ("NODENAME", "Node_1", "lower-case"),
         ("DATASTORE_TYPE", "etcdv3", "kubernetes"),
         ("CALICO_PY_MTU", "64", "576"),
+        ("CALICO_PY_MASQUERADE_BIT", "32", "a bit from 0 to 31, or none"),
     ],
 )
 def test_a_misspelt_value_is_refused_with_those_allowed(name: str, value: str, says: str) -> None:
@@ -209,6 +210,12 @@ def test_mtu() -> None:
     assert load().mtu == MtuPolicy.AUTO
     assert load(CALICO_PY_MTU="In-Use").mtu == MtuPolicy.IN_USE
     assert load(CALICO_PY_MTU="8950").mtu == 8950
+
+
+def test_the_mark_of_kube_proxy() -> None:
+    assert load().service_mark == 0x4000
+    assert load(CALICO_PY_MASQUERADE_BIT="31").service_mark == 0x8000_0000
+    assert load(CALICO_PY_MASQUERADE_BIT="none").service_mark == 0
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

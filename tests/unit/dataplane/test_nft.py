@@ -1,6 +1,7 @@
 """The nftables table as text, and when it is written. What it does to packets is in tests/netns."""
 
 import errno
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from calico_py.dataplane.nft import NftReconciler, render_rules
@@ -15,6 +16,9 @@ FIREWALL = Firewall(
     pools=frozenset({POOL4, IPv4Network("10.64.0.0/16"), POOL6}),
     masquerade=frozenset({POOL4}),
     tunnel_address=IPv4Address("10.244.1.1"),
+    own=frozenset({IPv6Address("fd01::11"), IPv4Address("192.168.1.2")}),
+    uplinks=frozenset({"eth1", "eth0"}),
+    service_mark=0x4000,
 )
 
 GOLDEN = """\
@@ -49,6 +53,10 @@ GOLDEN = """\
 \t\tflags interval
 \t\tauto-merge
 \t}
+\tset uplinks {
+\t\ttype ifname
+\t\telements = { "eth0", "eth1" }
+\t}
 \tchain prerouting {
 \t\ttype filter hook prerouting priority raw; policy accept;
 \t\tiifname "cali*" meta l4proto 4 counter drop comment "IPIP from a pod"
@@ -62,16 +70,22 @@ GOLDEN = """\
 \t\tip6 saddr @nodes6 return
 \t\tcounter drop comment "IPIP from a stranger"
 \t}
-\tchain into_tunnel {
-\t\ttype nat hook postrouting priority srcnat - 1; policy accept;
-\t\toifname "tunl0" ip saddr @nodes4 counter snat ip to 10.244.1.1 fully-random comment "own address"
-\t}
 \tchain postrouting {
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tiifname "tunl0" return
 \t\tip saddr @masquerade4 ip daddr != @pools4 counter masquerade fully-random comment "natOutgoing"
 \t\tip6 saddr @masquerade6 ip6 daddr != @pools6 counter masquerade fully-random comment "natOutgoing"
-\t}"""
+\t}
+\tchain lasting {
+\t\ttype nat hook postrouting priority srcnat - 1; policy accept;
+\t\tmeta mark & 0x00004000 != 0 jump services
+\t\toifname "tunl0" ip saddr @nodes4 counter snat ip to 10.244.1.1 fully-random comment "own address"
+\t}
+\tchain services {
+\t\toifname "tunl0" ip daddr @pools4 UNMARK snat ip to 10.244.1.1 fully-random comment "Service, tunnel"
+\t\toifname @uplinks ip daddr @pools4 UNMARK snat ip to 192.168.1.2 fully-random comment "Service, uplink"
+\t\toifname @uplinks ip6 daddr @pools6 UNMARK snat ip6 to fd01::11 fully-random comment "Service, uplink"
+\t}""".replace("UNMARK", "meta mark set meta mark & 0xffffbfff counter")
 
 
 def test_the_whole_text() -> None:
@@ -84,8 +98,12 @@ def test_without_a_receiver_no_node_is_let_in() -> None:
     assert "return" not in rules.split("chain tunnel")[1].split("}")[0]
 
 
+def test_without_a_mark_what_kube_proxy_masquerades_is_left_to_it() -> None:
+    assert "jump services" not in render_rules(replace(FIREWALL, service_mark=0)).rules
+
+
 def test_the_digest_is_that_of_the_rules() -> None:
-    same = Firewall(FIREWALL.nodes, FIREWALL.receive_ipip, FIREWALL.pools, FIREWALL.masquerade, FIREWALL.tunnel_address)
+    same = replace(FIREWALL, nodes=frozenset(sorted(FIREWALL.nodes, key=str)))
     assert render_rules(same).digest == render_rules(FIREWALL).digest
     assert render_rules(Firewall()).digest != render_rules(FIREWALL).digest
 
