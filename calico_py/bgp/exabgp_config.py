@@ -48,6 +48,11 @@ class SpeakerFiles:
         return self.directory / "bgp.sock"
 
     @property
+    def lock(self) -> Path:
+        """Held by the speaker that runs; the next one waits for it."""
+        return self.directory / "speaker.lock"
+
+    @property
     def announced(self) -> Path:
         """The bridge's memory of the announcements. /run is empty after a boot, when they would be wrong."""
         return self.directory / "bgp-announced.json"

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from calico_py.alone import alone
 from calico_py.bgp import exabgp_config
 from calico_py.bgp.exabgp_config import SpeakerFiles
 
@@ -80,12 +81,13 @@ def run(files: SpeakerFiles, environment: Mapping[str, str]) -> None:
     if not files.config.exists():
         exabgp_config.write(files.config, exabgp_config.render((), files=files)[0])
     inherited = {name: value for name, value in environment.items() if not name.lower().startswith("exabgp")}
-    with _stop_pipe() as stop:
+    with alone(files.lock) as lock, _stop_pipe() as stop:
         began = time.monotonic()
         child = subprocess.Popen(
             [command, "server", str(files.config)],
             env=inherited | _SETTINGS,
             stdin=subprocess.DEVNULL,
+            pass_fds=[lock],  # the port is ExaBGP's, and free when it has ended
             preexec_fn=functools.partial(_die_with, os.getpid()),  # noqa: PLW1509 - there are no threads here
         )
         try:

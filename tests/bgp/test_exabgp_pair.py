@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from calico_py.model.bgp import Peer
-from tests.bgp.peers import THEM, THEM6, US, US6, Agent, Bird, Node, Wire, eventually, neighbour, running
+from tests.bgp.peers import THEM, THEM6, US, US6, Agent, Bird, Node, Wire, eventually, neighbour, running, stop
 
 pytestmark = pytest.mark.root
 
@@ -242,3 +242,24 @@ async def test_a_configuration_that_exabgp_refuses_is_set_aside(tmp_path: Path) 
         await agent.stop()
         node.stop()
         wire.close()
+
+
+async def test_a_speaker_waits_for_the_end_of_the_one_before(tmp_path: Path) -> None:
+    """As on a node whose kubelet comes back: the port is another's for a moment, and nothing is wrong."""
+    async with running(tmp_path) as (wire, first, agent):
+        bird, second = Bird(wire).start(), Node(wire)
+        try:
+            agent.want([neighbour()], ["10.61.0.0/26"])
+            await eventually(lambda: bird.learned() == {"10.61.0.0/26"})
+            second.start()
+            assert second.process is not None
+            await eventually(lambda: "waiting for its end" in second.log.read_text())
+            assert agent.up()
+            assert first.process is not None
+            await asyncio.to_thread(stop, first.process)
+            await eventually(lambda: second.exabgp and agent.up())
+            await eventually(lambda: bird.learned() == {"10.61.0.0/26"})
+            assert second.process.poll() is None
+        finally:
+            bird.stop()
+            second.stop()
