@@ -341,11 +341,12 @@ def test_overlapping_pools_leave_the_younger_unused() -> None:
 
 def test_the_firewall_knows_what_a_service_s_connections_leave_with() -> None:
     objects = [node("node1", "192.168.1.11/24", ipv6="fd01::11/64"), node("node2", "192.168.1.12/24")]
-    local = replace(LOCAL, ipip_address=IP("10.244.1.1"), uplinks=frozenset({"eth0"}), service_mark=0x4000)
+    tunnel = ipaddress.IPv4Address("10.244.1.1")
+    local = replace(LOCAL, ipip_address=tunnel, uplinks=frozenset({"eth0"}), service_mark=0x4000)
     firewall = compute_intent(state_of(objects), LearnedRoutes(), local).firewall
     assert firewall.own == {IP("192.168.1.11"), IP("fd01::11")}
-    assert (firewall.tunnel_address, firewall.uplinks) == (IP("10.244.1.1"), {"eth0"})
-    assert firewall.service_mark == 0x4000
+    assert (firewall.tunnel_address, firewall.service_mark) == (tunnel, 0x4000)
+    assert firewall.uplinks == {"eth0"}
 
 
 def test_two_claims_on_one_block_are_named_and_the_older_counts() -> None:
