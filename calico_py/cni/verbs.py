@@ -7,6 +7,7 @@ for later (deferred). Calls for one container follow each other; different conta
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from calico_py.model.store import StoreError
 from calico_py.model.wiring import Attachment, NamespaceError, PodLink, PodWiring, WiringError
 from calico_py.trouble import Trouble
 
+READY_SECONDS = 5.0  # as long as the shim waits for an agent: this one may have begun just now
+_LOOK_AGAIN = 0.02  # seconds
 ASSIGN_SECONDS = 60.0  # below the shim's patience, so that a failed ADD is told and undone
 RELEASE_SECONDS = 5.0
 FACTS_SECONDS = 10.0
@@ -202,9 +205,8 @@ class Plugin:
             await self._addresses.release_handle(names.workload_handle(container_id))
 
     async def _add(self, call: Call, request: Request, netns: int | None) -> bytes:
-        if reason := self._around.ready():
-            raise CNIError(Code.TRY_AGAIN_LATER, "calico-py cannot serve ADD yet, try again later", reason)
         descriptor = _require_netns(call, request, netns)
+        await self._require_ready()
         await self._worked_off.wait()
         async with self._turns.of(call.container_id):
             await self._require_detached(call, request)
@@ -222,6 +224,13 @@ class Plugin:
                 raise
             self._attached[call.container_id] = Attachment(link.host_ifname, link.ifname, link.network)
         return render_add(call.config.version, add_result(call, link, interfaces), call.config.previous)
+
+    async def _require_ready(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while reason := self._around.ready():
+            if time.monotonic() > deadline:
+                raise CNIError(Code.TRY_AGAIN_LATER, "calico-py cannot serve ADD yet, try again later", reason)
+            await asyncio.sleep(_LOOK_AGAIN)
 
     async def _require_detached(self, call: Call, request: Request) -> None:
         if call.container_id in self._attached:

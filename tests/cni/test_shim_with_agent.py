@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from calico_py.cni import verbs
 from calico_py.cni.config import VERSIONS
 from calico_py.model.names import workload_ifname
 from calico_py.model.store import UnavailableError
@@ -208,7 +209,20 @@ async def test_check_tells_what_differs(agent: Agent, runtime: Runtime, new_pod:
     assert "found no route 0.0.0.0/0" in failed.json["details"]
 
 
-async def test_not_ready_is_told_and_del_goes_on(agent: Agent, runtime: Runtime, new_pod: NewPod) -> None:
+async def test_an_add_waits_for_an_agent_that_has_just_begun(agent: Agent, runtime: Runtime, new_pod: NewPod) -> None:
+    agent.not_ready = "not in sync with the API server yet"
+    waiting = asyncio.create_task(runtime.call("ADD", config(), netns=new_pod().path, pod="web"))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    assert agent.addresses.held == {}
+    agent.not_ready = ""
+    assert (await waiting).status == 0
+
+
+async def test_not_ready_is_told_and_del_goes_on(
+    agent: Agent, runtime: Runtime, new_pod: NewPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "READY_SECONDS", 0.2)
     await runtime.call("ADD", config(), netns=new_pod().path, pod="web")
     agent.not_ready = "the API server has not been heard yet"
     refused = await runtime.call("ADD", config(), netns=new_pod().path, pod="other", container_id="c2")
