@@ -247,7 +247,7 @@ async def test_a_namespace_that_cannot_be_opened_is_told_by_the_agent(agent: Age
 
 async def test_what_is_no_namespace_is_told_by_the_agent(agent: Agent, runtime: Runtime) -> None:
     answer = await runtime.call("ADD", config(), netns="/dev/null")
-    assert answer.code == 100
+    assert answer.code == 8
     assert "namespace" in answer.json["details"]
     assert agent.addresses.held == {}
 
