@@ -4,11 +4,12 @@ Decoding validates once; a value that cannot be right raises InvalidError with t
 alone (the server prunes what its schema does not know).
 """
 
+import sys
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from calico_py.model import names
-from calico_py.model.meta import Meta
+from calico_py.model.meta import NOTHING, Meta
 from calico_py.model.net import InvalidError
 from calico_py.model.store import Json
 
@@ -19,16 +20,21 @@ def decode_meta(obj: Json) -> Meta:
     """The metadata of any object."""
     meta = obj.get("metadata") or {}
     return Meta(
-        name=meta.get("name", ""),
-        namespace=meta.get("namespace", ""),
+        name=shared(meta.get("name", "")),
+        namespace=shared(meta.get("namespace", "")),
         uid=meta.get("uid", ""),
         resource_version=meta.get("resourceVersion", ""),
         generation=meta.get("generation", 0),
         creation_timestamp=meta.get("creationTimestamp") or "",
         deleting=bool(meta.get("deletionTimestamp")),
-        labels=dict(meta.get("labels") or {}),
-        annotations=dict(meta.get("annotations") or {}),
+        labels=dict(meta["labels"]) if meta.get("labels") else NOTHING,
+        annotations=dict(meta["annotations"]) if meta.get("annotations") else NOTHING,
     )
+
+
+def shared(found: Any) -> Any:
+    """A text that many objects have, once in memory for all of them; anything else as it is."""
+    return sys.intern(found) if type(found) is str else found
 
 
 def encode_object(

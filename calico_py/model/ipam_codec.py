@@ -14,9 +14,12 @@ from calico_py.model.blocks import (
     IPAMHandle,
     IPReservation,
 )
-from calico_py.model.codec import decode_meta, encode_object, read_bool, read_enum, read_int
+from calico_py.model.codec import decode_meta, encode_object, read_bool, read_enum, read_int, shared
+from calico_py.model.meta import NOTHING
 from calico_py.model.net import InvalidError, parse_interface, parse_network
 from calico_py.model.store import Json
+
+_NAMES = frozenset({"node", "namespace", "pod"})
 
 
 def decode_affinity(obj: Json) -> BlockAffinity:
@@ -59,9 +62,9 @@ def decode_block(obj: Json) -> IPAMBlock:
         unallocated=tuple(spec.get("unallocated") or ()),
         attributes=tuple(
             Attribute(
-                handle_id=attr.get("handle_id"),
-                secondary=attr.get("secondary") or {},
-                alternate=attr.get("alternateOwnerAttrs") or {},
+                handle_id=shared(attr.get("handle_id")),
+                secondary=_notes(attr.get("secondary")),
+                alternate=_notes(attr.get("alternateOwnerAttrs")),
                 released_at=attr.get("releasedAt") or "",
             )
             for attr in spec.get("attributes") or ()
@@ -72,6 +75,11 @@ def decode_block(obj: Json) -> IPAMBlock:
         strict_affinity=bool(spec.get("strictAffinity", False)),
         deleted=read_bool(spec.get("deleted")),
     )
+
+
+def _notes(found: Json | None) -> Json:
+    """An owner's; its pod and its node have the same names."""
+    return {key: shared(value) if key in _NAMES else value for key, value in found.items()} if found else NOTHING
 
 
 def _encode_attribute(attr: Attribute) -> dict[str, Any]:
@@ -111,7 +119,7 @@ def decode_handle(obj: Json) -> IPAMHandle:
     spec = obj.get("spec") or {}
     return IPAMHandle(
         meta=decode_meta(obj),
-        handle_id=spec.get("handleID", ""),
+        handle_id=shared(spec.get("handleID", "")),
         blocks={parse_network(k, field="spec.block"): v for k, v in (spec.get("block") or {}).items()},
         deleted=read_bool(spec.get("deleted")),
     )

@@ -4,6 +4,7 @@ Only thin words over the standard library's ipaddress: no I/O, no notion of a cl
 """
 
 import ipaddress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 
@@ -48,6 +49,11 @@ def parse_address(text: str, *, field: str) -> Address:
         raise InvalidError(field, text, "an IPv4 or IPv6 address") from None
 
 
+@lru_cache(maxsize=8192)  # each of a cluster's blocks is named by its affinity and by the handles of its addresses
+def _network(text: str) -> Network:
+    return ipaddress.ip_network(text, strict=True)
+
+
 def parse_network(text: str, *, field: str) -> Network:
     """A network in CIDR form, with no host bits set.
 
@@ -55,8 +61,8 @@ def parse_network(text: str, *, field: str) -> Network:
         InvalidError: the text is no network, or host bits are set.
     """
     try:
-        return ipaddress.ip_network(text, strict=True)
-    except ValueError:
+        return _network(text)
+    except (ValueError, TypeError):  # the second of what is no text
         pass
     try:
         masked = ipaddress.ip_network(text, strict=False)

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 from calico_py.ipam.garbage import PodName, PodView
-from calico_py.model.codec import decode_meta
+from calico_py.model.codec import decode_meta, shared
 from calico_py.model.kinds import PAGE_SIZE
 from calico_py.model.meta import Meta
 from calico_py.model.net import Address
@@ -26,7 +26,7 @@ class _Pod:
 
 def _decode(obj: Json) -> _Pod:
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
-    view = PodView(spec.get("nodeName") or "", _addresses(status), status.get("phase") in _FINISHED)
+    view = PodView(shared(spec.get("nodeName") or ""), _addresses(status), status.get("phase") in _FINISHED)
     return _Pod(decode_meta(obj), None if spec.get("hostNetwork") else view)
 
 
