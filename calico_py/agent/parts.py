@@ -94,8 +94,8 @@ class Parts:
 
         A closed pool is no reason: the node would become NotReady by it, and Kubernetes would evict what runs there.
         """
-        late = [watched for watched in self.view.watched() if not watched.in_sync]
-        if late:
+        if not self.view.in_sync:
+            late = [watched for watched in self.view.watched() if not watched.in_sync]
             what = ", ".join(dict.fromkeys(watched.plural for watched in late))
             why = late[0].error or self.own.problem or "the first list has not come yet"
             return f"not in sync with the API server yet ({what}): {why}"

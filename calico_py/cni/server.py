@@ -25,6 +25,7 @@ ANSWER_SECONDS = 10.0
 DRAIN_SECONDS = 5.0
 WORK_OFF_SECONDS = 10.0  # the shim may leave a DEL at any time, also just as the agent comes
 
+_VERBS = frozenset(Verb)
 _BACKLOG = 1024
 _CHUNK = 64 << 10
 
@@ -82,19 +83,36 @@ class Server:
             await asyncio.sleep(WORK_OFF_SECONDS)
 
     async def _accept(self, listener: socket.socket, connections: set[asyncio.Task[None]]) -> None:
-        """Connections are tasks of their own, outside the group, so that they outlive its cancellation."""
+        """Connections are tasks of their own, outside the group, so that they outlive its cancellation.
+
+        They are accepted as soon as the loop sees them: a task that is woken for it would be some turns later.
+        """
         loop = asyncio.get_running_loop()
         while True:
+            failed: asyncio.Future[OSError] = loop.create_future()
+            loop.add_reader(listener, self._accept_one, listener, connections, failed)
             try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as error:  # too many open files: those in use come free
-                self._trouble.tell("cannot accept a CNI call", error, party="calls")
-                await asyncio.sleep(0.1)
-                continue
-            self._trouble.over(party="calls")
-            task = asyncio.create_task(self._handle(connection))
-            connections.add(task)
-            task.add_done_callback(connections.discard)
+                error = await failed
+            finally:
+                loop.remove_reader(listener)
+            self._trouble.tell("cannot accept a CNI call", error, party="calls")
+            await asyncio.sleep(0.1)  # too many open files: those in use come free
+
+    def _accept_one(
+        self, listener: socket.socket, connections: set[asyncio.Task[None]], failed: asyncio.Future[OSError]
+    ) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if not failed.done():
+                failed.set_result(error)
+            return
+        self._trouble.over(party="calls")
+        task = asyncio.create_task(self._handle(connection))
+        connections.add(task)
+        task.add_done_callback(connections.discard)
 
     async def _handle(self, connection: socket.socket) -> None:
         """One connection, from its first byte to its last."""
@@ -103,35 +121,38 @@ class Server:
             with connection:
                 connection.setblocking(False)
                 try:
-                    async with asyncio.timeout(REQUEST_SECONDS):
-                        request = await _receive(connection, descriptors)
+                    request = await _receive(connection, descriptors)
                 except WireError as error:
                     await _send(connection, pack_greeting() + _refusal(error))
                     return
                 await _send(connection, pack_greeting())
-                await _send(connection, await self._answer(request, descriptors[0] if descriptors else None))
+                await self._serve(connection, request, descriptors[0] if descriptors else None)
         except (OSError, EOFError, TimeoutError) as error:
             _log.info("a CNI call ended early: %s", error or "nothing came in time")
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    async def _answer(self, request: Request, netns: int | None) -> bytes:
-        """The packed answer; a defect of ours is told and logged, and ends nothing else."""
-        start, code = time.monotonic(), 0
+    async def _serve(self, connection: socket.socket, request: Request, netns: int | None) -> None:
+        start = time.monotonic()
+        code, answer = await self._answer(request, netns)
+        took = time.monotonic() - start
         try:
-            return pack_answer(0, await self._plugin.run(request, netns))
-        except CNIError as error:
-            code = int(error.code)
-            return pack_answer(1, render_error(version_of(request.stdin), error))
-        except Exception as error:  # noqa: BLE001 - one call's defect must not end the others
-            _log.exception("a CNI call met a defect")
-            code = int(Code.INTERNAL)
-            told = CNIError(Code.INTERNAL, "calico-py has a defect", f"{type(error).__name__}: {error}")
-            return pack_answer(1, render_error(version_of(request.stdin), told))
+            await _send(connection, answer)
         finally:
             verb = request.env.get("CNI_COMMAND", "")
-            self._observe(verb if verb in set(Verb) else "?", code, time.monotonic() - start)
+            self._observe(verb if verb in _VERBS else "?", code, took)
+
+    async def _answer(self, request: Request, netns: int | None) -> tuple[int, bytes]:
+        """Code and packed answer; a defect of ours is told and logged, and ends nothing else."""
+        try:
+            return 0, pack_answer(0, await self._plugin.run(request, netns))
+        except CNIError as error:
+            told = error
+        except Exception as error:  # noqa: BLE001 - one call's defect must not end the others
+            _log.exception("a CNI call met a defect")
+            told = CNIError(Code.INTERNAL, "calico-py has a defect", f"{type(error).__name__}: {error}")
+        return int(told.code), pack_answer(1, render_error(version_of(request.stdin), told))
 
 
 def listen(path: Path) -> socket.socket:
@@ -162,13 +183,16 @@ async def _receive(connection: socket.socket, descriptors: list[int]) -> Request
 
     Raises:
         WireError: it is none. EOFError: the other side closed before it was whole.
+        TimeoutError: it was not whole in time.
     """
     reader = RequestReader()
+    deadline = asyncio.get_running_loop().time() + REQUEST_SECONDS
     while True:
         try:
             data, received, _, _ = socket.recv_fds(connection, _CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            await _readable(connection)
+            async with asyncio.timeout_at(deadline):
+                await _readable(connection)
             continue
         descriptors += received
         if not data:
@@ -193,8 +217,18 @@ async def _readable(connection: socket.socket) -> None:
 
 
 async def _send(connection: socket.socket, data: bytes) -> None:
-    async with asyncio.timeout(ANSWER_SECONDS):
-        await asyncio.get_running_loop().sock_sendall(connection, data)
+    """All of it. Nearly always it fits into the socket's buffer, and nothing is waited for.
+
+    Raises:
+        TimeoutError: the other side did not take it in time.
+    """
+    try:
+        sent = connection.send(data)
+    except BlockingIOError:
+        sent = 0
+    if sent < len(data):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await asyncio.get_running_loop().sock_sendall(connection, data[sent:])
 
 
 def _refusal(error: WireError) -> bytes:

@@ -240,6 +240,8 @@ class Plugin:
                 f"{call.container_id} as {self._attached[call.container_id].ifname}: DEL must come before ADD, and a "
                 "container gets one interface",
             )
+        if not self._deferred.holds(request):
+            return
         await self._work_off_in_turn(call, request)
         if self._deferred.holds(request):
             raise CNIError(

@@ -16,18 +16,18 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from calico_py.dataplane import nlmsg, object_codec, rtnl_socket, wiring_check
 from calico_py.dataplane import wiring_codec as codec
-from calico_py.dataplane.netns import inside, is_own
+from calico_py.dataplane.netns import inside, is_same, open_current
 from calico_py.dataplane.transact import Outcome, transact
-from calico_py.dataplane.wiring_codec import End
+from calico_py.dataplane.wiring_codec import End, Pair
 from calico_py.dataplane.wiring_plan import (
     ALIAS_MAX,
     HOST_IPV6,
+    has_ipv6,
     host_end,
     host_reaches,
     parse_alias,
@@ -51,20 +51,6 @@ _NO_NAMESPACE = {errno.EINVAL: "found something else"}  # setns(2)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A device of the host as a reply has it; peer: ifindex of a veth's other end."""
-
-    link: Link
-    peer: int
-
-    @property
-    def container_id(self) -> str:
-        """Whose it is; empty if nobody's that we know."""
-        owner = parse_alias(self.link.alias)
-        return owner.container_id if owner is not None else ""
-
-
 class NetlinkPodWiring:
     """PodWiring in the network namespace in which the object is made.
 
@@ -74,6 +60,7 @@ class NetlinkPodWiring:
 
     def __init__(self, *, proc_sys: Path = Path("/proc/sys")) -> None:
         self._proc_sys = proc_sys
+        self._netns = open_current()
         self._host = rtnl_socket.open_socket()
         self._routes = HostRoutes(self._host)
         self._dying = asyncio.Event()
@@ -81,8 +68,9 @@ class NetlinkPodWiring:
         self._trouble = Trouble(_log)
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Give the descriptors back."""
         self._host.close()
+        os.close(self._netns)
 
     async def run(self) -> None:
         """Repair host routes and remove what unwire left, for ever; begins with what an earlier run left."""
@@ -128,16 +116,16 @@ class NetlinkPodWiring:
         with self._pod_socket(link, netns) as pod:
             made = await self._create(link, mac, netns)
             try:
-                if _has_ipv6(link):
+                if has_ipv6(link.addresses):
                     self._set_host_ipv6(link)
-                _require(transact(self._host, host_end(link, made.link.ifindex)), f"device {link.host_ifname}")
+                _require(transact(self._host, host_end(link, made.ifindex)), f"device {link.host_ifname}")
                 _require(transact(pod, pod_end(link, made.peer)), f"device {link.ifname} of {_whose(link)}")
-                reaches = host_reaches(link, made.link.ifindex, mac)
+                reaches = host_reaches(link, made.ifindex, mac)
                 _require(transact(self._host, reaches), f"device {link.host_ifname}")
             except BaseException:
-                self._bury(made.link.ifindex)
+                self._bury(made.ifindex)
                 raise
-        self._routes.learn(made.link.ifindex, link.addresses)
+        self._routes.learn(made.ifindex, link.addresses)
         return (
             WiredInterface(link.host_ifname, HOST_MAC, link.mtu, in_pod=False),
             WiredInterface(link.ifname, mac, link.mtu, in_pod=True),
@@ -146,8 +134,8 @@ class NetlinkPodWiring:
     async def unwire(self, host_ifname: str, container_id: str) -> None:
         """See PodWiring."""
         found = self._find(host_ifname)
-        if found is not None and found.container_id == container_id:
-            self._bury(found.link.ifindex)
+        if found is not None and _container_of(found) == container_id:
+            self._bury(found.ifindex)
 
     async def check(self, link: PodLink, netns: int) -> list[str]:
         """See PodWiring."""
@@ -167,12 +155,12 @@ class NetlinkPodWiring:
 
     @contextmanager
     def _pod_socket(self, link: PodLink, netns: int, *, prepare: bool = True) -> Iterator[socket.socket]:
-        if is_own(netns):
+        if is_same(netns, self._netns):
             raise NamespaceError(f"network namespace of {_whose(link)}: found the node's own, expected the pod's")
         try:
-            with inside(netns):
+            with inside(netns, self._netns):
                 sock = rtnl_socket.open_socket()
-                if prepare and _has_ipv6(link):
+                if prepare and has_ipv6(link.addresses):
                     self._enable_pod_ipv6()
         except OSError as error:
             raise NamespaceError(
@@ -182,7 +170,7 @@ class NetlinkPodWiring:
         with sock:
             yield sock
 
-    async def _create(self, link: PodLink, mac: str, netns: int) -> _Found:
+    async def _create(self, link: PodLink, mac: str, netns: int) -> Pair:
         """The new pair, in place of an old device of another container.
 
         A name that is taken in the pod may be that of a pair that is dying: then it is waited for.
@@ -191,25 +179,24 @@ class NetlinkPodWiring:
         requests = [partial(codec.pack_veth, *ends, netns), partial(codec.pack_get_link, link.host_ifname)]
         for _ in range(_CREATE_ATTEMPTS):
             outcome = transact(self._host, requests)
-            found = _found(outcome)
             if outcome.errno(0) != errno.EEXIST:
                 _require(
                     outcome, f"veth pair {link.host_ifname} and {link.ifname} of {_whose(link)} with mtu {link.mtu}"
                 )
-                assert found is not None, "the kernel answers RTM_GETLINK or refuses"
-                return found
+                return codec.parse_pair(outcome.replies[0])
+            found = _found(outcome)
             if found is None:
                 await self.drain()
-            elif found.container_id == link.container_id:
+            elif _container_of(found) == link.container_id:
                 raise WiringError(
                     f"device {link.host_ifname}: found it with container {link.container_id}, expected none: "
                     "DEL must come before ADD"
                 )
             else:
-                self._bury(found.link.ifindex)
+                self._bury(found.ifindex)
         raise WiringError(f"device {link.ifname} of {_whose(link)}: found one, expected none: DEL must come first")
 
-    def _find(self, name: str) -> _Found | None:
+    def _find(self, name: str) -> Link | None:
         outcome = transact(self._host, [partial(codec.pack_get_link, name)])
         if outcome.errno(0) not in (0, errno.ENODEV):
             _require(outcome, f"device {name}")
@@ -262,22 +249,22 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _found(outcome: Outcome) -> _Found | None:
-    for body in outcome.replies:
-        parsed = object_codec.parse_link(body)
-        if parsed is not None:
-            return _Found(parsed.link, codec.parse_peer(body))
-    return None
+def _found(outcome: Outcome) -> Link | None:
+    """The device that a reply has."""
+    parsed = (object_codec.parse_link(body) for body in outcome.replies)
+    return next((each.link for each in parsed if each is not None), None)
+
+
+def _container_of(device: Link) -> str:
+    """Whose the device is; empty if nobody's that we know."""
+    owner = parse_alias(device.alias)
+    return owner.container_id if owner is not None else ""
 
 
 def _require(outcome: Outcome, what: str) -> None:
     if outcome.refused:
         first: nlmsg.Ack = outcome.refused[min(outcome.refused)]
         raise WiringError(f"{what}: the kernel refused: {first.reason}")
-
-
-def _has_ipv6(link: PodLink) -> bool:
-    return any(address.version == 6 for address in link.addresses)
 
 
 def _whose(link: PodLink) -> str:

@@ -15,6 +15,7 @@ from ipaddress import IPv6Address
 
 from calico_py.dataplane import nlmsg
 from calico_py.dataplane.nlmsg import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST
+from calico_py.dataplane.object_codec import SKIP_STATS
 from calico_py.model.net import Address, Family, Interface
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
@@ -84,6 +85,18 @@ class End:
     mtu: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A veth pair that exists.
+
+    Attributes:
+        ifindex: of the host's end. peer: of the other, in its own namespace.
+    """
+
+    ifindex: int
+    peer: int
+
+
 def pack_veth(host: End, peer: End, netns: int, seq: int, flags: int) -> bytes:
     """RTM_NEWLINK of a new pair whose peer is born in the namespace of that descriptor, both ends down."""
     nested = _ifinfo(0) + _pack_end(peer) + nlmsg.pack_u32(_NET_NS_FD, netns)
@@ -106,13 +119,13 @@ def _pack_end(end: End) -> bytes:
 
 
 def pack_get_link(name: str, seq: int, flags: int) -> bytes:
-    """RTM_GETLINK of one device by its name."""
-    return _pack(RTM_GETLINK, flags, seq, _ifinfo(0), nlmsg.pack_string(_IFNAME, name))
+    """RTM_GETLINK of one device by its name, without its counters."""
+    return _pack(RTM_GETLINK, flags, seq, _ifinfo(0), nlmsg.pack_string(_IFNAME, name), SKIP_STATS)
 
 
 def pack_get_index(ifindex: int, seq: int, flags: int) -> bytes:
-    """RTM_GETLINK of one device by its index."""
-    return _pack(RTM_GETLINK, flags, seq, _ifinfo(ifindex))
+    """RTM_GETLINK of one device by its index, without its counters."""
+    return _pack(RTM_GETLINK, flags, seq, _ifinfo(ifindex), SKIP_STATS)
 
 
 def pack_configure(ifindex: int, alias: str, conf: Mapping[DevConf, int], seq: int, flags: int) -> bytes:
@@ -229,13 +242,16 @@ def parse_address_device(body: bytes) -> int:
     return ifindex
 
 
-def parse_peer(body: bytes) -> int:
-    """Of an RTM_NEWLINK body of a veth: ifindex of the other end, in its own namespace.
+def parse_pair(body: bytes) -> Pair:
+    """The pair of an RTM_NEWLINK body of a veth.
 
     Raises:
         nlmsg.TruncatedError: a length does not fit.
     """
-    return nlmsg.parse_u32(nlmsg.parse_attrs(body, _IFINFOMSG.size).get(_LINK, b""))
+    return Pair(
+        ifindex=_IFINFOMSG.unpack_from(body)[2],
+        peer=nlmsg.parse_u32(nlmsg.parse_attrs(body, _IFINFOMSG.size).get(_LINK, b"")),
+    )
 
 
 def parse_conf(body: bytes) -> dict[int, int]:

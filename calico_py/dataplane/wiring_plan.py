@@ -90,7 +90,7 @@ def put_host_addresses(addresses: Iterable[Interface], ifindex: int) -> list[Pac
 
 def host_routes(addresses: Iterable[Interface], ifindex: int) -> list[Route]:
     """To a pod's addresses, by way of its device."""
-    return [_direct(host_network(address.ip), ifindex) for address in addresses]
+    return [_direct(address.network, ifindex) for address in addresses]
 
 
 def put_host_routes(addresses: Iterable[Interface], ifindex: int) -> list[Pack]:

@@ -6,6 +6,7 @@ Grammar (libcalico-go, lib/selector), loosest first: ``||``, ``&&``, ``!``, then
 escapes. ``!=`` and ``not in`` hold for an object without the label. ``global()`` is for policies and refused here.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Selector:
         return self._test(labels)
 
 
+@functools.lru_cache(maxsize=256)  # an ADD asks for those of all pools
 def parse_selector(text: str, *, field: str) -> Selector:
     """The selector that the text spells; an empty text selects everything.
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from calico_py.dataplane import wiring_codec as codec
-from calico_py.dataplane.netns import inside
 from calico_py.dataplane.transact import transact
 from calico_py.dataplane.wiring import DYING_PREFIX, NetlinkPodWiring
 from calico_py.model.names import workload_ifname
@@ -143,7 +142,7 @@ async def test_the_hosts_first_packet_arrives(wiring: NetlinkPodWiring, new_pod:
     """Without a look at the new device the kernel drops it, on a busy machine, until linkwatch has had its turn."""
     for number in range(1, 30):
         link, pod = _link(number, families=(4,)), new_pod()
-        with inside(pod.descriptor):
+        with pod.entered():
             receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             receiver.bind(("", 5000))

@@ -114,7 +114,7 @@ def test_any_bytes_are_read_or_refused(parse: Callable[[bytes], object], body: b
 
 def test_dumps_ask_for_everything() -> None:
     for pack, kind, size in (
-        (object_codec.pack_link_dump, object_codec.RTM_GETLINK, 16),
+        (object_codec.pack_link_dump, object_codec.RTM_GETLINK, 24),  # with a filter
         (object_codec.pack_addr_dump, object_codec.RTM_GETADDR, 8),
         (object_codec.pack_neigh_dump, object_codec.RTM_GETNEIGH, 12),
         (object_codec.pack_fdb_dump, object_codec.RTM_GETNEIGH, 12),
