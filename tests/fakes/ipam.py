@@ -48,6 +48,7 @@ class IPAMCluster:
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     reserved: list[Network] = field(default_factory=list)
     taken: set[Network] = field(default_factory=set)
+    gone_since: dict[str, datetime] = field(default_factory=dict)
     rest: float = 0
     watched: Callable[[], Mapping[str, BlockAffinity]] | None = None
 
@@ -62,6 +63,7 @@ class IPAMCluster:
             now=self.tick,
             reserved=lambda: self.reserved,
             taken=lambda: self.taken,
+            gone_since=lambda: self.gone_since.get(name),
             rest=self.rest,
             affinities=self.watched,
         )

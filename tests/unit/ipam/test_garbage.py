@@ -300,6 +300,28 @@ async def test_what_was_a_deleted_nodes_cools_down_from_its_deletion_on() -> Non
     assert (found.unsettled, found.cools_in) == (0, None)
 
 
+@pytest.mark.parametrize(("seconds", "rests"), [(50, 0), (20, 10)])
+async def test_what_the_agent_of_a_deleted_node_frees_itself_cools_down_from_then_on_as_well(
+    seconds: int, rests: int
+) -> None:
+    """Its machine still runs: kubelet ends the pods that Kubernetes has removed, and the agent serves their DEL."""
+    cluster = IPAMCluster([pool("10.0.0.0/16")], config(ip_cooldown_seconds=30))
+    leader, leaver = Leader(cluster), cluster.node("node2")
+    (kept,) = await leaver.assign(workload("c1"))
+    leader.nodes, leader.pods = {"node1"}, {WEB: PodView("node2", frozenset({kept.address}))}
+    cluster.gone_since["node2"] = cluster.now
+    await leader.collector.collect()
+    cluster.advance(seconds)
+    assert await leaver.release_handle("k8s-pod-network.c1") == 1
+    leader.pods = {}
+    found = await leader.collector.collect()
+    assert found.cools_in == (pytest.approx(rests, abs=1) if rests else None)
+    assert len(found.blocks) == (0 if rests else 1)
+    cluster.advance(rests + 1)
+    await leader.collector.collect()
+    assert not await cluster.blocks()
+
+
 @pytest.mark.parametrize("step", [86_400, -86_400])
 async def test_a_clock_that_somebody_sets_shortens_no_grace_period_and_lengthens_none(step: int) -> None:
     cluster = IPAMCluster([pool("10.0.0.0/16")])
