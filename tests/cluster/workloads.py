@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.cluster.images import TEST_IMAGE
 from tests.cluster.kube_cluster import Cluster, Pod
 
 MANIFESTS = Path(__file__).with_name("manifests")
@@ -40,3 +41,11 @@ def running(kube: Cluster, app: str) -> list[Pod]:
     """The pods with that label which nobody is deleting, by name."""
     found = kube.get("pods", f"--selector=app={app}")["items"]
     return [kube.pod(item["metadata"]["name"]) for item in found if "deletionTimestamp" not in item["metadata"]]
+
+
+def one_pod(name: str, node: str, annotations: dict[str, str]) -> dict[str, object]:
+    """A pod on a node that does nothing."""
+    container = {"name": "idle", "image": TEST_IMAGE}
+    spec = {"nodeName": node, "dnsPolicy": "Default", "terminationGracePeriodSeconds": 1, "containers": [container]}
+    metadata = {"name": name, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
