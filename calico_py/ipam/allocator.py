@@ -79,7 +79,7 @@ class Allocator:
         rest: float = REST,
     ) -> None:
         self.node = node
-        facts = self._facts = Facts(node, labels, pools, config, now, reserved, taken, gone_since, affinities)
+        facts = self._facts = Facts(node, labels, pools, config, now, reserved, taken, gone_since)
         self._tasks = Tasks()
         self.writer = BlockWriter(store, self._tasks)
         self._handles = Handles(store, self.writer, self._tasks)

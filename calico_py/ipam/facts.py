@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from calico_py.ipam.rules import cooldown_of
-from calico_py.model.blocks import BlockAffinity, IPAMConfiguration
+from calico_py.model.blocks import IPAMConfiguration
 from calico_py.model.net import Network
 from calico_py.model.pools import IPPool
 
@@ -22,7 +22,6 @@ class Facts:
     reserved: Callable[[], Collection[Network]]
     taken: Callable[[], Collection[Network]]
     gone_since: Callable[[], datetime | None]
-    affinities: Callable[[], Mapping[str, BlockAffinity]] | None
 
     @property
     def cooldown(self) -> timedelta:
