@@ -199,6 +199,17 @@ class ClusterView:
         found = self.nodes.objects.get(self._node)
         return dict(found.meta.labels) if found is not None else {}
 
+    def uid(self, kind: str, name: str) -> str:
+        """Of an object that is watched, though it may be one that cannot be used; empty where there is none."""
+        for reflector in self.reflectors():
+            if reflector.kind.kind != kind:
+                continue
+            if name in reflector.objects:
+                return str(reflector.objects[name].meta.uid)
+            if name in reflector.invalid:
+                return reflector.invalid[name].uid
+        return ""
+
     def problems(self) -> tuple[Problem, ...]:
         """The objects that the server holds and that cannot be used, and the annotations of nodes."""
         objects = (

@@ -196,12 +196,18 @@ def _decode(kind: Kind[R], obj: Json) -> R:
         raise InvalidError("spec", str(error), f"a {kind.kind} as its schema describes it") from error
 
 
+def _refused(error: InvalidError, obj: Json) -> InvalidError:
+    """The same, with what tells the object from others of its name."""
+    error.uid = str((obj.get("metadata") or {}).get("uid", ""))
+    return error
+
+
 async def _decode_all(kind: Kind[R], found: Iterable[Json], items: list[R], invalid: list[Invalid]) -> None:
     for index, obj in enumerate(found, 1):
         try:
             items.append(_decode(kind, obj))
         except InvalidError as error:
-            invalid.append(Invalid(obj.get("metadata", {}).get("name", ""), error))
+            invalid.append(Invalid(obj.get("metadata", {}).get("name", ""), _refused(error, obj)))
         if index % _DECODE_BATCH == 0:
             await asyncio.sleep(0)
 
@@ -228,4 +234,4 @@ def _event(kind: Kind[R], line: Json, what: str) -> WatchEvent[R] | None:
     try:
         return WatchEvent(type_, name, namespace, version, object=_decode(kind, obj))
     except InvalidError as error:
-        return WatchEvent(type_, name, namespace, version, invalid=error)
+        return WatchEvent(type_, name, namespace, version, invalid=_refused(error, obj))

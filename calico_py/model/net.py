@@ -23,6 +23,7 @@ class InvalidError(ValueError):
         field: path of the field, such as ``spec.cidr``.
         found: the value that was there.
         expected: what would have been right, as a phrase.
+        uid: of the object, where a store has it; empty else.
     """
 
     def __init__(self, field: str, found: object, expected: str) -> None:
@@ -30,6 +31,7 @@ class InvalidError(ValueError):
         self.field = field
         self.found = found
         self.expected = expected
+        self.uid = ""
 
 
 def family(of: Address | Network | Interface) -> Family:

@@ -271,7 +271,7 @@ class StoreContract:
             return NODES.decode(obj)
 
         strict = dataclasses.replace(NODES, decode=decode)
-        await store.create(NODES, Node(Meta("node1")))
+        uid = (await store.create(NODES, Node(Meta("node1")))).meta.uid
         await store.create(NODES, Node(Meta("node2")))
         async with watching(store, strict) as watch:
             with pytest.raises(InvalidError, match="IPv4Address"):
@@ -279,9 +279,10 @@ class StoreContract:
             event = await watch.next()
             assert (event.name, event.object) == ("node1", None)
             assert event.invalid is not None
+            assert event.invalid.uid == uid
         listing = await store.list(strict)
         assert [node.name for node in listing.items] == ["node2"]
-        assert [invalid.name for invalid in listing.invalid] == ["node1"]
+        assert [(invalid.name, invalid.error.uid) for invalid in listing.invalid] == [("node1", uid)]
 
     async def test_a_reflector_follows_two_hundred_writes(self, store: Store) -> None:
         reflector = Reflector(store, BLOCK_AFFINITIES, lambda: None)

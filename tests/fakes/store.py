@@ -78,6 +78,7 @@ class MemoryStore:
             try:
                 items.append(kind.decode(obj))
             except InvalidError as error:
+                error.uid = obj["metadata"]["uid"]
                 invalid.append(Invalid(obj["metadata"]["name"], error))
         return Listing(tuple(items), str(self.storage.version), tuple(invalid))
 
@@ -165,6 +166,7 @@ def _decoded(kind: Kind[R], event: Event) -> WatchEvent[R]:
         obj = kind.decode(event.object)
     except InvalidError as error:
         invalid = error
+        invalid.uid = meta["uid"]
     return WatchEvent(
         EventType(event.type), meta["name"], meta.get("namespace", ""), str(event.version), object=obj, invalid=invalid
     )

@@ -5,7 +5,7 @@ Problems of objects that all nodes see are told by the leader alone; those of th
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from calico_py.agent.addresses import find_duplicates
@@ -15,7 +15,6 @@ from calico_py.agent.cluster.pods import Pods
 from calico_py.agent.parts import Parts
 from calico_py.ipam.collector import Collector
 from calico_py.kube.events import Recorder
-from calico_py.kube.reflector import Named
 from calico_py.model.intent import Problem
 
 # Seconds. A way that is missing for less is a mode change or a start that goes well.
@@ -117,11 +116,4 @@ class ClusterWork:
             yield from (problem for problem in last.intent.problems if problem.reason != "CIDROverlap")
 
     def _uid(self, problem: Problem) -> str:
-        view = self._parts.view
-        by_kind: dict[str, Mapping[str, Named]] = {
-            "Node": view.nodes.objects,
-            "IPPool": view.pools.objects,
-            "BlockAffinity": view.affinities.objects,
-        }
-        found = by_kind.get(problem.kind, {}).get(problem.name)
-        return found.meta.uid if found is not None else ""
+        return self._parts.view.uid(problem.kind, problem.name)

@@ -15,6 +15,7 @@ from calico_py.model.blocks import Attribute, IPAMBlock
 from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, NODES
 from calico_py.model.meta import Meta
 from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE_SENDING
+from calico_py.model.net import InvalidError
 from calico_py.model.nodes import Node
 from calico_py.model.pools import IPPool
 from calico_py.model.store import UnavailableError
@@ -175,3 +176,17 @@ async def test_an_api_that_is_away_is_one_trouble(caplog: pytest.LogCaptureFixtu
     began, ended = caplog.messages
     assert "are not known yet: away" in began
     assert ended.startswith("over after")
+
+
+async def test_an_objects_uid_is_known_though_the_object_cannot_be_used() -> None:
+    """`kubectl describe` asks for Events by it."""
+    store = MemoryStore()
+    async with viewing(store) as view:
+        pool = await store.create(IP_POOLS, IPPool(Meta("pool"), ip_network("10.0.0.0/16")))
+        await until(lambda: "pool" in view.pools.objects)
+        assert view.uid("IPPool", "pool") == pool.meta.uid
+        with pytest.raises(InvalidError):
+            await store.patch(IP_POOLS, "pool", {"spec": {"blockSize": "twenty"}})
+        await until(lambda: "pool" in view.pools.invalid)
+        assert view.uid("IPPool", "pool") == pool.meta.uid
+        assert view.uid("IPPool", "other") == ""
