@@ -12,7 +12,9 @@ from calico_py.dataplane.tunnel.errors import TunnelError
 from calico_py.model.folders import RUN
 from calico_py.model.names import IPIP_DEVICE
 
-_NICE = -10
+NICE = -10
+_AUTOGROUP = Path("/proc/self/autogroup")
+_TERMINAL = Path("/dev/tty")
 
 
 @click.command()
@@ -33,9 +35,30 @@ def command(device: str, report: Path) -> None:
     if report.exists() and not report.is_file():
         raise click.UsageError(f"--report: found {report}, which is no regular file; expected one, or a new name")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with contextlib.suppress(PermissionError):  # the packets of all pods wait for it, as for the kernel's softirqs
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    go_ahead()
     try:
         Engine(device, report=report).run()
     except TunnelError as error:
         raise click.ClickException(str(error)) from None
+
+
+def go_ahead() -> None:
+    """Let this process run before others, as the kernel's softirqs do: the packets of all pods wait for it.
+
+    Where the kernel shares the processors out among sessions first (sched(7), autogroups), a process's nice value
+    counts within its session only, and the session has one of its own. That of a person at a terminal is left alone.
+    Without the right to do so (CAP_SYS_NICE) nothing changes.
+    """
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    with contextlib.suppress(OSError):
+        if not _has_terminal():
+            _AUTOGROUP.write_text(str(NICE))
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY))
+    except OSError:  # ENXIO: the session has none (tty(4)); ENOENT: nor has the container the device
+        return False
+    return True
