@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, ip_network
+from typing import Any
 
 import pytest
 
@@ -180,13 +181,15 @@ async def test_an_api_that_is_away_is_one_trouble(caplog: pytest.LogCaptureFixtu
 
 async def test_an_objects_uid_is_known_though_the_object_cannot_be_used() -> None:
     """`kubectl describe` asks for Events by it."""
-    store = MemoryStore()
+    store, name = MemoryStore(), "10-0-0-0-30"
+    free: Any = {"allocations": (None,) * 4, "attributes": (), "unallocated": (0, 1, 2, 3)}
+    block = IPAMBlock(Meta(name), cidr=IPv4Network("10.0.0.0/30"), affinity="host:node1", **free)
     async with viewing(store) as view:
-        pool = await store.create(IP_POOLS, IPPool(Meta("pool"), ip_network("10.0.0.0/16")))
-        await until(lambda: "pool" in view.pools.objects)
-        assert view.uid("IPPool", "pool") == pool.meta.uid
+        uid = (await store.create(IPAM_BLOCKS, block)).meta.uid
+        await until(lambda: name in view.own_blocks.objects)
+        assert view.uid("IPAMBlock", name) == uid
         with pytest.raises(InvalidError):
-            await store.patch(IP_POOLS, "pool", {"spec": {"blockSize": "twenty"}})
-        await until(lambda: "pool" in view.pools.invalid)
-        assert view.uid("IPPool", "pool") == pool.meta.uid
-        assert view.uid("IPPool", "other") == ""
+            await store.patch(IPAM_BLOCKS, name, {"spec": {"allocations": [None]}})
+        await until(lambda: name in view.own_blocks.invalid)
+        assert view.uid("IPAMBlock", name) == uid
+        assert view.uid("IPAMBlock", "other") == ""
