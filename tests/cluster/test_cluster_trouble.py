@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.images import TEST_IMAGE
 from tests.cluster.kube_cluster import Cluster, Node, Pod, answers, fetch, wait_until
 from tests.cluster.parts import DAEMONSETS, kill, pods_of, restarts
 from tests.cluster.pool import hides, set_mode, set_nat
-from tests.cluster.traffic import traffic
-from tests.cluster.workloads import apply, delete, one_on_each_node, rolled_out, running, web_pods
+from tests.cluster.traffic import traffic, traffic_to
+from tests.cluster.workloads import apply, delete, one_on_each_node, one_pod, rolled_out, running, web_pods
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240), pytest.mark.usefixtures("installed", "_without_tunnels")]
 
@@ -113,8 +112,11 @@ def test_a_node_that_is_deleted_gives_everything_back_and_may_return(kube: Clust
     expect_new_pods(kube)
 
 
-def test_the_label_of_a_block_with_a_borrowed_address_comes_back(kube: Cluster) -> None:
-    """A foreign writer drops labels that it does not know; by this one other nodes find the block."""
+def test_the_label_of_a_block_with_a_borrowed_address_comes_back(kube: Cluster, ends: list[Pod]) -> None:
+    """A foreign writer drops labels that it does not know; by this one other nodes find the block.
+
+    Meanwhile packets from all nodes go on.
+    """
     block = next(item for item in kube.get("ipamblocks")["items"] if is_lender(item))
     address = str(ip_network(block["spec"]["cidr"])[-2])
     lender, borrower = block["metadata"]["name"], "borrower"
@@ -122,12 +124,17 @@ def test_the_label_of_a_block_with_a_borrowed_address_comes_back(kube: Cluster) 
     kube.kubectl("apply", "-f", "-", stdin=manifest)
     try:
         kube.kubectl("wait", f"pod/{borrower}", "--for=condition=Ready", "--timeout=30s")
-        assert str(kube.pod(borrower).address(4)) == address
+        pod = kube.pod(borrower)
+        assert str(pod.address(4)) == address
         wait_until(lambda: is_labelled(kube, lender), within=10, what="the block is labelled")
-        kube.kubectl("label", "ipamblock", lender, "projectcalico.org/borrowed-")
-        wait_until(lambda: is_labelled(kube, lender), within=10, what="the block is labelled again")
         for node in kube.nodes.values():
-            assert node.run("ping", "-n", "-c", "1", "-W", "2", address)
+            wait_until(lambda node=node: reaches(node, address), within=10, what="all have its route")  # type: ignore[misc]
+        with traffic_to(pod, ends) as flows:
+            for _ in range(3):
+                time.sleep(1)
+                kube.kubectl("label", "ipamblock", lender, "projectcalico.org/borrowed-")
+                wait_until(lambda: is_labelled(kube, lender), within=10, what="the block is labelled again")
+            flows.expect_no_loss()
     finally:
         kube.kubectl("delete", "pod", borrower, "--grace-period=1")
 
@@ -140,6 +147,11 @@ def test_addresses_are_in_order_after_all_this(kube: Cluster) -> None:
     wait_until(lambda: in_use(kube)["pods"] == expected, within=90, what="blocks tell of the pods that run, alone")
     assert len(in_use(kube)["tunnels"]) == len(kube.nodes)
     print(kube.kubectl("exec", "--namespace=kube-system", "ds/calico-node", "--", "calico-py", "ipam", "check").stdout)
+
+
+def reaches(node: Node, address: str) -> bool:
+    """Whether one ping is answered."""
+    return ", 1 received" in node.run("ping", "-n", "-c", "1", "-W", "1", address, check=False)
 
 
 def start_waiting_watches_again(kube: Cluster) -> None:
@@ -218,10 +230,3 @@ def owned_by(kube: Cluster, node: str) -> list[str]:
 def is_lender(block: dict[str, Any]) -> bool:
     """Whether it is the IPv4 block of node2."""
     return block["spec"].get("affinity") == "host:node2" and ":" not in block["spec"]["cidr"]
-
-
-def one_pod(name: str, node: str, annotations: dict[str, str]) -> dict[str, object]:
-    container = {"name": "idle", "image": TEST_IMAGE}
-    spec = {"nodeName": node, "dnsPolicy": "Default", "terminationGracePeriodSeconds": 1, "containers": [container]}
-    metadata = {"name": name, "annotations": annotations}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

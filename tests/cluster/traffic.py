@@ -35,6 +35,17 @@ class Flows:
 
 
 @contextlib.contextmanager
+def traffic_to(target: Pod, sources: list[Pod]) -> Iterator[Flows]:
+    """IPv4 flows from one pod of each node that run while the block does."""
+    with contextlib.ExitStack() as stack:
+        running: dict[Pair, RunningFlow] = {}
+        for number, source in enumerate(sources):
+            flow = running_flow(source, target, family=4, rate=RATE, port=7750 + number)
+            running[(source.node.place.name, target.node.place.name, 4)] = stack.enter_context(flow)
+        yield Flows(running)
+
+
+@contextlib.contextmanager
 def traffic(pods: list[Pod]) -> Iterator[Flows]:
     """Flows that run while the block does."""
     with contextlib.ExitStack() as stack:
