@@ -272,13 +272,15 @@ class Leader:
                 trouble.tell("leaked addresses were not collected", error)
             else:
                 trouble.over()
-            lasted = clock() - began
+            ended = clock()
             dues = [COLLECT_INTERVAL, self.grace.total_seconds() / 2 or COLLECT_INTERVAL]
             dues += [found.cools_in] if found.cools_in is not None else []
             dues += [_SOON] if found.unsettled and clock() < soon_until else []
             if await self._until_due(min(dues), found.kept_by):
                 soon_until = clock() + _SOON_FOR
-            await asyncio.sleep(max(_GATHER, lasted))
+            await asyncio.sleep(
+                max(_GATHER, 2 * ended - began - clock())
+            )  # half of the time at most is spent on passes
 
     async def _until_due(self, seconds: float, kept_by: Collection[PodName]) -> bool:
         """Until a node goes (then True), a setting changes, a pod ends that keeps an address, or the time is up."""

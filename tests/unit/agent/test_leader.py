@@ -43,6 +43,7 @@ class Agent:
         self.node = node
         self.people = MemoryStore(store.storage)  # who makes and deletes the Node
         self.collected = 0
+        self.lasts = 0.0
         self.left = Collected()
         self.grace: timedelta | None = None
         self.problems: tuple[Problem, ...] = ()
@@ -53,6 +54,7 @@ class Agent:
         async def collect(grace: timedelta) -> Collected:
             self.collected += 1
             self.grace = grace
+            await asyncio.sleep(self.lasts)
             return self.left
 
         self.leader = Leader(
@@ -271,6 +273,32 @@ async def test_the_end_of_a_pod_that_kept_a_deleted_nodes_address_is_the_next_pa
         agent.left = Collected()
         await store.delete(pods, "web", namespace="default")
         await until(lambda: agent.collected == 2)
+
+
+async def test_a_pass_that_lasted_long_delays_only_one_that_would_follow_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leader, "_GATHER", 0.05)
+    store = MemoryStore()
+    pods: Kind[dict[str, Any]] = Kind("Pod", "", "v1", "pods", dict, dict, namespaced=True)
+    agent, lasts = Agent(store), 1.0
+    for name in ("web", "next"):
+        meta = {"name": name, "namespace": "default"}
+        await store.create(pods, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "gone"}})
+    await agent.pods.list()
+    agent.lasts, agent.left = lasts, Collected(unsettled=1, kept_by=frozenset({("default", "web")}))
+    async with running(agent):
+        await until(lambda: agent.collected == 1)
+        await asyncio.sleep(2 * lasts + 0.1)
+        agent.left = Collected(unsettled=1, kept_by=frozenset({("default", "next")}))
+        await store.delete(pods, "web", namespace="default")
+        await asyncio.sleep(lasts / 2)
+        assert agent.collected == 2, "the last was long ago"
+        await asyncio.sleep(lasts / 2 + 0.1)
+        await store.delete(pods, "next", namespace="default")
+        await asyncio.sleep(lasts / 2)
+        assert agent.collected == 2, "the last has just ended"
+        await until(lambda: agent.collected == 3)
 
 
 async def test_the_next_pass_comes_when_the_last_address_has_cooled(monkeypatch: pytest.MonkeyPatch) -> None:
