@@ -7,9 +7,8 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 from calico_py.ipam.garbage import PodName, PodView
-from calico_py.model.codec import decode_meta, shared
+from calico_py.model.codec import shared
 from calico_py.model.kinds import PAGE_SIZE
-from calico_py.model.meta import Meta
 from calico_py.model.net import Address
 from calico_py.model.store import EventType, Json, Kind, Store
 
@@ -18,16 +17,18 @@ _FINISHED = frozenset({"Succeeded", "Failed"})
 
 @dataclass(frozen=True, slots=True)
 class _Pod:
-    """A pod; view is None for one on the host's network."""
+    """A pod; view is None for one on the host's network. Of its metadata all else would be most of what is held."""
 
-    meta: Meta
+    name: PodName
     view: PodView | None
 
 
 def _decode(obj: Json) -> _Pod:
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
     view = PodView(shared(spec.get("nodeName") or ""), _addresses(status), status.get("phase") in _FINISHED)
-    return _Pod(decode_meta(obj), None if spec.get("hostNetwork") else view)
+    meta = obj.get("metadata") or {}
+    name = shared(meta.get("namespace", "")), shared(meta.get("name", ""))
+    return _Pod(name, None if spec.get("hostNetwork") else view)
 
 
 def _addresses(status: Json) -> frozenset[Address]:
@@ -64,7 +65,7 @@ class Pods:
         """
         listing = await self._store.list(_PODS)
         self._version = listing.resource_version
-        return {(pod.meta.namespace, pod.meta.name): pod.view for pod in listing.items if pod.view is not None}
+        return {pod.name: pod.view for pod in listing.items if pod.view is not None}
 
     async def wait_for_end(self, names: Collection[PodName]) -> None:
         """Return when one of these is deleted or has finished since the last list; also when the watch ends.
