@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -69,13 +70,18 @@ _POOLS_SECONDS = 5.0  # for a pool that was made to come back by the watch
 _DRAIN_SECONDS = 3.0  # for the handles that are written behind the answers
 
 
-async def run(config: AgentConfig) -> None:
-    """Run the agent until SIGTERM or SIGINT."""
+async def run(config: AgentConfig, calls: socket.socket) -> None:
+    """Run the agent until SIGTERM or SIGINT.
+
+    Args:
+        config: what it is told.
+        calls: the socket of the CNI executable, which listens.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with compose(config) as agent:
-        await _run_until(stop, agent)
+        await _run_until(stop, agent, calls)
 
 
 @contextlib.asynccontextmanager
@@ -152,7 +158,7 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
     )
 
 
-async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
+async def _run_until(stop: asyncio.Event, agent: Parts, calls: socket.socket) -> None:
     warm = WarmAddresses(
         agent.allocator,
         Journal(JournalFile(STATE / "journal")),
@@ -193,7 +199,7 @@ async def _run_until(stop: asyncio.Event, agent: Parts) -> None:
             "own address": agent.own.run(),
             "node annotations": agent.publisher.run(),
             "pod devices": agent.wiring.run(),
-            "cni": Server(plugin, path=RUN / "cni.sock", observe=_observe_cni(metrics)).serve(),
+            "cni": Server(plugin, listener=calls, observe=_observe_cni(metrics)).serve(),
             "start": _start(agent),
             "tunnel address": _follow_tunnel_address(agent),
             "convergence": agent.loop.run(),

@@ -1,12 +1,12 @@
 """`calico-py node`: the agent of this node. Reads the settings, then hands over to agent."""
 
 import asyncio
-import errno
+import contextlib
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,19 +14,9 @@ import click
 
 from calico_py.agent.configuration.config import CONFIG_FILE, AgentConfig, ConfigError, load_config, parse_file
 from calico_py.agent.configuration.settings import BY_NAME, SETTINGS
-from calico_py.agent.main import run
-from calico_py.agent.preflight import ForeignCalicoError
-from calico_py.agent.status.health import ListenError
-from calico_py.agent.undo import undo
-from calico_py.kube.transport import CredentialsError
-
-_ADVICE = {
-    errno.EMFILE: "raise the agent's limit of open files (ulimit -n)",
-    errno.ENFILE: "raise the node's limit of open files (fs.file-max)",
-    errno.ENOMEM: "raise the agent's memory limit, or free the node's memory",
-    errno.ENOBUFS: "raise the agent's memory limit, or free the node's memory",
-    errno.ENOSPC: "free the disk",
-}
+from calico_py.alone import alone
+from calico_py.cni import server
+from calico_py.model.folders import RUN
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,37 +56,33 @@ def command(assignments: tuple[str, ...], path: Path, cleanup: bool, **flags: st
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for warning in config.warnings:
         logging.getLogger(__name__).warning("%s", warning)
-    problems = asyncio.run(undo(config)) if cleanup else _run(config)
+    problems = clean(config) if cleanup else start(config)
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
     sys.exit(1 if problems else 0)
 
 
-def _run(config: AgentConfig) -> list[str]:
-    """Run the agent to its end; what it cannot even start with, each a sentence."""
-    problems: list[str] = []
-    try:
-        asyncio.run(run(config))
-    except* (CredentialsError, ForeignCalicoError, ListenError) as errors:
-        problems += _sentences(errors)
-    except* OSError as errors:
-        logging.getLogger(__name__).debug("the system's refusal", exc_info=errors)
-        problems += _sentences(errors)
-    return problems
+def start(config: AgentConfig) -> list[str]:
+    """Run the agent to its end; why it could not begin or go on, each a sentence.
+
+    It listens before it loads the rest of itself: whoever creates a pod meanwhile waits for that second only.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(alone(RUN / "agent.lock"))
+            calls = stack.enter_context(server.listen(server.SOCKET))
+        except OSError as error:
+            return [f"{error.filename or server.SOCKET}: {error.strerror}; the agent runs as root of its node"]
+        from calico_py.agent.process import run_to_end  # noqa: PLC0415 - the clients of API and kernel take a second
+
+        return run_to_end(config, calls)
 
 
-def _sentences(group: BaseExceptionGroup[Exception]) -> Iterator[str]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _sentences(error)
-        elif isinstance(error, OSError):
-            what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-            advice = _ADVICE.get(
-                error.errno or 0, "if that repeats, see the kernel's log (dmesg), or set CALICO_PY_LOG_LEVEL=debug"
-            )
-            yield f"the agent ends, to be started again, as the system refuses what it needs: {what}; {advice}"
-        else:
-            yield str(error)
+def clean(config: AgentConfig) -> list[str]:
+    """Take back what the agent made; what could not be removed, each a sentence."""
+    from calico_py.agent.undo import undo  # noqa: PLC0415 - as above
+
+    return asyncio.run(undo(config))
 
 
 def _load(assignments: tuple[str, ...], path: Path, flags: Mapping[str, str | None]) -> AgentConfig:

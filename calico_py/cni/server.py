@@ -44,12 +44,21 @@ class Server:
 
     Args:
         path: of the socket; its directory is made where it is missing.
+        listener: the socket, where it was made before: it may have calls by now.
         observe: hook for metrics.
     """
 
-    def __init__(self, plugin: Plugin, *, path: Path = SOCKET, observe: Observe = _ignore) -> None:
+    def __init__(
+        self,
+        plugin: Plugin,
+        *,
+        path: Path = SOCKET,
+        listener: socket.socket | None = None,
+        observe: Observe = _ignore,
+    ) -> None:
         self._plugin = plugin
         self._path = path
+        self._listener = listener
         self._observe = observe
         self._trouble = Trouble(_log)
 
@@ -61,7 +70,7 @@ class Server:
         Raises:
             OSError: the socket cannot be made.
         """
-        listener = listen(self._path)
+        listener = self._listener or listen(self._path)
         connections: set[asyncio.Task[None]] = set()
         try:
             await self._plugin.start()

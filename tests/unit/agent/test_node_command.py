@@ -1,16 +1,17 @@
 """`calico-py node`: flags, the file, and what cannot be used, before anything is touched."""
 
-import json
-import subprocess
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
-from calico_py.agent.configuration.config import AgentConfig
+from calico_py.agent.configuration.config import AgentConfig, load_config
 from calico_py.cli import node
+from calico_py.cni import server
 
 
 @pytest.fixture
@@ -18,10 +19,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentConfig]:
     """The configurations with which an agent was started, instead of an agent."""
     configs: list[AgentConfig] = []
 
-    async def run(config: AgentConfig) -> None:
+    def start(config: AgentConfig) -> list[str]:
         configs.append(config)
+        return []
 
-    monkeypatch.setattr(node, "run", run)
+    monkeypatch.setattr(node, "start", start)
     return configs
 
 
@@ -73,28 +75,26 @@ def test_a_bad_file_names_itself(started: list[AgentConfig], tmp_path: Path) -> 
     assert not started
 
 
-def test_a_kubeconfig_that_is_not_there_is_told_without_a_traceback() -> None:
-    done = invoke("--kubeconfig", "/nonexistent/kubeconfig")
-    assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1].startswith("Error: kubeconfig /nonexistent/kubeconfig: cannot be read")
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What an agent has for /run/calico-py."""
+    monkeypatch.setattr(node, "RUN", tmp_path / "run")
+    monkeypatch.setattr(server, "SOCKET", tmp_path / "run" / "cni.sock")
+    return tmp_path / "run"
 
 
-def test_a_limit_of_the_system_is_told_without_a_traceback(tmp_path: Path) -> None:
-    """A real one, of this process's open files."""
-    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
-    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
-    kubeconfig = {"clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}
-    path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "c", **kubeconfig}))
-    script = (
-        "import resource; from calico_py.cli.main import main; import calico_py.cli.node; "
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9)); main()"
-    )
-    argv = [sys.executable, "-c", script, "node", "--kubeconfig", str(path), "--config", "/nonexistent"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "Error: the agent ends, to be started again, as the system refuses what it needs: Too many open files; "
-        "raise the agent's limit of open files (ulimit -n)"
-    )
-    assert "Traceback" not in done.stderr
+def test_who_calls_is_heard_before_the_agent_has_loaded(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def run_to_end(_: AgentConfig, calls: socket.socket) -> list[str]:
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(folder / "cni.sock"))
+            calls.accept()[0].close()
+        return ["it ran"]
+
+    monkeypatch.setitem(sys.modules, "calico_py.agent.process", SimpleNamespace(run_to_end=run_to_end))
+    assert node.start(load_config({}, hostname="node1")) == ["it ran"]
+
+
+def test_where_it_cannot_listen_it_says_so(folder: Path) -> None:
+    folder.write_text("a file\n")
+    (said,) = node.start(load_config({}, hostname="node1"))
+    assert said == f"{folder}: File exists; the agent runs as root of its node"
