@@ -17,9 +17,9 @@ from calico_py.cni.server import Server
 from calico_py.cni.verbs import Addresses, Plugin, Surroundings
 from calico_py.dataplane.wiring import NetlinkPodWiring
 from calico_py.model.net import Family
-from tests.cni.real_agent import RealAgent, faulty
+from tests.cni.real_agent import ADDRESS, RealAgent, faulty
 from tests.cni.runtime import Runtime
-from tests.contract.servers import embedded
+from tests.contract.servers import embedded, kube
 from tests.fakes.addresses import FakeAddresses
 from tests.netns.namespaces import Namespace, host_namespace
 
@@ -112,12 +112,16 @@ async def agent(absent_agent: Agent) -> AsyncIterator[Agent]:
 
 
 @pytest.fixture
-async def real_agent(host: Namespace, runtime: Runtime) -> AsyncIterator[RealAgent]:
-    """`calico-py node` before an embedded API server whose faults are off; not running yet."""
+async def real_agent(request: pytest.FixtureRequest, host: Namespace, runtime: Runtime) -> AsyncIterator[RealAgent]:
+    """`calico-py node` before an API server whose faults are off; not running yet.
+
+    The server is the embedded one, or a real kube-apiserver where the test's parameter is "kube".
+    """
     del host
     folder = Path(tempfile.mkdtemp(prefix=f"cpy{os.getpid()}-api-"))
     try:
-        with embedded(folder) as api:
+        real = getattr(request, "param", "embedded") == "kube"
+        with kube(folder, advertise=ADDRESS) if real else embedded(folder) as api:
             async with faulty(api) as proxy:
                 yield RealAgent(runtime, proxy)
     finally:

@@ -14,6 +14,7 @@ from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, T
 
 from tests.contract.servers import ApiUnderTest
 
+WATCH_SECONDS = 2.0  # after which a watch that runs may be cut
 _HOP = {"connection", "content-encoding", "content-length", "host", "keep-alive", "transfer-encoding"}
 
 
@@ -24,8 +25,9 @@ class FaultyApi:
     Attributes:
         url: where it listens.
         failing: share of the requests that fail: a third each is answered 503, is cut before the server hears of it,
-            and is cut after the server has done it.
-        delayed: share of the others that take up to ``delay`` seconds longer.
+            and is cut after the server has done it. Of the watches that run as many are cut every two seconds, amid an
+            event.
+        delayed: share of the others that take up to ``delay`` seconds longer, and of what watches tell.
         away: every request is cut, watches that run too.
         done: how many requests passed, failed and were delayed.
     """
@@ -100,22 +102,37 @@ class FaultyApi:
             status=answer.status, headers={"Content-Type": answer.headers.get("Content-Type", "")}
         )
         await passed.prepare(request)
-        gone = asyncio.ensure_future(self._gone.wait())
+        watches = "watch" in request.query
+        end = asyncio.ensure_future(self._end(watches=watches))
         try:
-            while chunk := await self._unless(gone, answer):
+            while chunk := await self._unless(end, answer):
+                if watches and self.dice.random() < self.delayed:
+                    await asyncio.sleep(self.dice.uniform(0, self.delay))
                 await passed.write(chunk)
+            if end.done() and not self.away:
+                await passed.write(b'{"type":"MODIFIED","object":{"metadata":{"na')
         finally:
-            gone.cancel()
-        if self.away:
-            return self._cut(request, "away")
+            end.cancel()
+        if end.done():
+            return self._cut(request, "away" if self.away else "watch")
         await passed.write_eof()
         return passed
 
+    async def _end(self, *, watches: bool) -> None:
+        """Return when an answer that is under way is to be cut."""
+        while not self.away:
+            try:
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self._gone.wait()
+            except TimeoutError:
+                if watches and self.dice.random() < self.failing:
+                    return
+
     @staticmethod
-    async def _unless(gone: "asyncio.Future[Any]", answer: ClientResponse) -> bytes:
-        """The next bytes; none at the end, or once the server is away."""
+    async def _unless(end: "asyncio.Future[Any]", answer: ClientResponse) -> bytes:
+        """The next bytes; none at the end, or once the answer is to be cut."""
         more = asyncio.ensure_future(answer.content.readany())
-        await asyncio.wait((gone, more), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((end, more), return_when=asyncio.FIRST_COMPLETED)
         if more.done():
             return more.result()
         more.cancel()

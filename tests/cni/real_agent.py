@@ -21,6 +21,7 @@ from tests.contract.servers import MERGE, ApiUnderTest
 from tests.netns.namespaces import Namespace
 
 NODE = "node1"
+ADDRESS = "192.0.2.1"
 BLOCKS = "/apis/projectcalico.org/v3/ipamblocks"
 POOLS = {4: "10.244.0.0/16", 6: "fd10:244::/64"}
 
@@ -46,6 +47,16 @@ class RealAgent:
         return self.runtime.folder / "agent.log"
 
     @property
+    def runs(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def last_words(self) -> str:
+        """The end of that."""
+        return self.log.read_text()[-4000:]
+
+    @property
     def conflists(self) -> Path:
         """Where it writes the network configuration."""
         return self.runtime.folder / "net.d"
@@ -58,7 +69,7 @@ class RealAgent:
             **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
             "NODENAME": NODE,
             "KUBECONFIG": str(kubeconfig),
-            "IP": "192.0.2.1/32",
+            "IP": f"{ADDRESS}/32",
             "IP6": "2001:db8::1/128",
             "CALICO_NETWORKING_BACKEND": "none",
             "CALICO_IPV4POOL_CIDR": POOLS[4],

@@ -152,9 +152,9 @@ def embedded(folder: Path, *, arguments: Sequence[str] = ()) -> Iterator[ApiUnde
 
 
 @contextmanager
-def kube(folder: Path) -> Iterator[ApiUnderTest]:
-    """A real kube-apiserver with etcd."""
-    plane = control_plane.start(folder, cache_directory(os.environ))
+def kube(folder: Path, *, advertise: str = "") -> Iterator[ApiUnderTest]:
+    """A real kube-apiserver with etcd; ``advertise``: see control_plane.start."""
+    plane = control_plane.start(folder, cache_directory(os.environ), advertise=advertise)
     try:
         api = ApiUnderTest("kube", plane.url, plane.kubeconfig, plane.token, plane.authority)
         for crd in shipped():

@@ -100,18 +100,19 @@ def commands(plan: Layout, cache: Path) -> list[list[str]]:
     return [[str(etcd), *_etcd_flags(plan)], [str(server), *_server_flags(plan, tokens)]]
 
 
-def start(folder: Path, cache: Path) -> ControlPlane:
+def start(folder: Path, cache: Path, *, advertise: str = "") -> ControlPlane:
     """Start etcd and kube-apiserver and wait until the API is ready, about 4 s.
 
     Args:
         folder: for data, certificates, logs and the kubeconfig; the caller removes it.
         cache: where kube-apiserver is, or is built.
+        advertise: see Layout; needed where there is no default route, by which the server else finds an address.
 
     Raises:
         MissingError: a program is missing.
         StartError: a process ended, or was not ready in time.
     """
-    plan = layout(folder)
+    plan = layout(folder, advertise=advertise)
     processes = tuple(_spawn(folder, command) for command in commands(plan, cache))
     plane = ControlPlane(plan.url, plan.token, plan.authority, folder / "kubeconfig", processes)
     try:
