@@ -1,8 +1,8 @@
 """Looks at all blocks of the cluster: shared by all requests that came before, and rare where they are in vain.
 
 On a pool that is full each ADD ends with such a look, and a cluster's blocks are up to 50 MB of JSON. So a search that
-found nothing anywhere is not repeated for a second (or as long as it took): requests that come meanwhile wait for the
-one that comes then, and have its answer together. What becomes free in the node's own blocks ends their waiting.
+found nothing anywhere is not repeated for a second (or as long as it took, up to ten): requests that come meanwhile
+wait for the next, and have its answer together. What becomes free in the node's own blocks ends their waiting.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from calico_py.model.net import Network
 from calico_py.model.store import Store
 
 REST = 1.0  # seconds
+_LONGEST = 10.0  # seconds; an ADD that waits for longer is of no use to its runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Surveys:
 
     Args:
         taken: CIDRs that nodes have claimed, as a watch shows them; where that changes a look may be worth it.
-        rest: how many times as long as it took, or seconds where it took less than one, a search in vain stands.
+        rest: how long a search in vain stands: so many seconds, or times as long as it took where that was longer.
 
     Attributes:
         moment: the number of this one.
@@ -94,7 +95,7 @@ class Surveys:
             began: time of the event loop at which the search began, seconds.
         """
         now = asyncio.get_running_loop().time()
-        until = now + self._rest * max(1.0, now - began)
+        until = now + self._rest * min(_LONGEST, max(1.0, now - began))
         self._vain = {names: vain for names, vain in self._vain.items() if vain.until > now}
         self._vain[_names(want)] = _Vain(Failure.of(want, seen), until, frozenset(self._taken()))
         self.forget()
