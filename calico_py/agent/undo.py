@@ -1,9 +1,11 @@
 """`calico-py node --cleanup`: takes back what the agent made on its node, in the kernel, in files and in the API."""
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
+from calico_py.agent.cluster.conditions import POOL_CONDITIONS, Verdict, plan_finalizers
 from calico_py.agent.configuration.config import AgentConfig
 from calico_py.cni.installer import PLUGIN
 from calico_py.dataplane.cleanup import cleanup
@@ -20,9 +22,10 @@ from calico_py.model.names import (
     NODE_IPV6_ADDRESS,
     NODE_SENDING,
     NODE_TUNNEL_ENGINE_LABEL,
+    POOL_FINALIZER,
 )
 from calico_py.model.net import InvalidError
-from calico_py.model.store import NotFoundError, StoreError
+from calico_py.model.store import ConflictError, NotFoundError, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +70,33 @@ def _remove_conflist(config: AgentConfig) -> list[str]:
     return problems
 
 
+async def _let_pools_go(store: Store) -> None:
+    """Where no agent is left, nobody would end the wait for a pool's last address, nor would its CRD ever go.
+
+    An agent that goes on to lead puts the finalizer back.
+    """
+    found = (await store.list(POOL_CONDITIONS)).items
+    free = {pool.meta.name: Verdict(False, "", holds=False) for pool in found}
+    for name, patch in plan_finalizers(found, free).items():
+        with contextlib.suppress(NotFoundError, ConflictError):  # gone, or another node's cleanup was faster
+            await store.patch(POOL_CONDITIONS, name, patch)
+
+
 async def _withdraw(config: AgentConfig) -> list[str]:
-    """Take this node's annotations back, so that the others send nothing to it."""
+    """Take this node's annotations back, so that the others send nothing to it, and let go of the pools."""
     annotations = dict.fromkeys((NODE_IPV4_ADDRESS, NODE_IPV6_ADDRESS, NODE_IPV4_IPIP_TUNNEL, NODE_SENDING))
     if config.as_number is not None:  # else it is not ours
         annotations[NODE_AS_NUMBER] = None
     patch = {"metadata": {"annotations": annotations, "labels": {NODE_TUNNEL_ENGINE_LABEL: None}}}
+    what = f"Node {config.node}: the annotations {', '.join(annotations)} are"
     try:
         async with asyncio.timeout(_API_TIMEOUT), connect(config.kubeconfig) as store:
-            await store.patch(NODES, config.node, patch)
-    except NotFoundError:
-        return []
+            with contextlib.suppress(NotFoundError):
+                await store.patch(NODES, config.node, patch)
+            what = f"IPPools: the finalizer {POOL_FINALIZER} is"
+            with contextlib.suppress(NotFoundError):
+                await _let_pools_go(store)
     except (StoreError, CredentialsError, InvalidError, TimeoutError) as error:
-        what = ", ".join(annotations)
         cause = str(error) or "the API server did not answer"
-        return [f"Node {config.node}: the annotations {what} are still there: {cause}"]
+        return [f"{what} still there: {cause}"]
     return []

@@ -131,7 +131,7 @@ def verdict(allocation: Allocation, view: View, living: Collection[Address]) -> 
     if allocation.address in living or allocation.handle.lower() == WINDOWS_RESERVED:
         return Verdict.VALID
     gone = bool(node) and node not in view.nodes
-    if note.get("type", "").endswith("TunnelAddress") or allocation.handle == warm_handle(node):
+    if is_infrastructure(allocation):
         return Verdict.GONE if gone else Verdict.VALID
     if not note.get("pod") or not note.get("namespace"):
         return Verdict.VALID
@@ -139,6 +139,15 @@ def verdict(allocation: Allocation, view: View, living: Collection[Address]) -> 
     if pod is not None and not pod.finished and not pod.addresses and pod.node == node:
         return Verdict.VALID
     return Verdict.GONE if gone else Verdict.LEAKED
+
+
+def is_infrastructure(allocation: Allocation) -> bool:
+    """Whether it is of a node and no pod's: of a tunnel device, kept ready for pods to come, or reserved by Windows."""
+    return (
+        allocation.attribute.secondary.get("type", "").endswith("TunnelAddress")
+        or allocation.handle == warm_handle(allocation.node)
+        or allocation.handle.lower() == WINDOWS_RESERVED
+    )
 
 
 def living_addresses(pods: Mapping[PodName, PodView]) -> frozenset[Address]:

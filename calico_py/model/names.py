@@ -38,6 +38,9 @@ WORKLOAD_PREFIX = "cali"
 
 CNI_NETWORK = "k8s-pod-network"
 
+POOL_FINALIZER = "projectcalico.org/ippool-finalizer"
+"""Keeps a pool that is deleted until its last address is released; Calico's pool controller has the same."""
+
 _MAX_NAME = 253
 _DIGEST = 11
 

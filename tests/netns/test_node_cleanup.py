@@ -11,8 +11,10 @@ from aiohttp.test_utils import TestServer
 
 from calico_py.agent.configuration.config import AgentConfig, load_config
 from calico_py.agent.undo import undo
-from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_SENDING, NODE_TUNNEL_ENGINE_LABEL
+from calico_py.model.names import NODE_IPV4_ADDRESS, NODE_SENDING, NODE_TUNNEL_ENGINE_LABEL, POOL_FINALIZER
 from tests.netns.namespaces import Namespace, host_namespace
+
+_POOLS = "/apis/projectcalico.org/v3/ippools"
 
 pytestmark = pytest.mark.root
 
@@ -25,8 +27,14 @@ async def api(received: list[Any]) -> AsyncIterator[str]:
         received.append(await request.json())
         return web.json_response({"metadata": {"name": request.match_info["name"]}})
 
+    async def pools(_: web.Request) -> web.Response:
+        meta = {"name": "pool", "resourceVersion": "7", "finalizers": ["example.org/other", POOL_FINALIZER]}
+        return web.json_response({"metadata": {"resourceVersion": "8"}, "items": [{"metadata": meta}]})
+
     app = web.Application()
     app.router.add_patch("/api/v1/nodes/{name}", patch)
+    app.router.add_get(_POOLS, pools)
+    app.router.add_patch(_POOLS + "/{name}", patch)
     async with TestServer(app) as server:
         yield str(server.make_url("")).rstrip("/")
 
@@ -75,7 +83,8 @@ async def test_nothing_of_ours_is_left_and_nothing_else_is_gone(tmp_path: Path) 
     assert names(tmp_path) == ["bin", "kubeconfig", "net.d"]
     assert names(tmp_path / "bin") == ["bridge"]
     assert names(tmp_path / "net.d") == []
-    (patch,) = received
+    patch, pool = received
+    assert pool == {"metadata": {"resourceVersion": "7", "finalizers": ["example.org/other"]}}
     assert patch["metadata"]["annotations"][NODE_IPV4_ADDRESS] is None
     assert patch["metadata"]["labels"] == {NODE_TUNNEL_ENGINE_LABEL: None}
 

@@ -1,8 +1,8 @@
 """Leader: the cluster-wide work that one agent does for all.
 
-It writes the pools' conditions and tells what is wrong with cluster-wide objects, keeps the label of blocks with
-borrowed addresses true, and collects leaked addresses. All its writes are compare-and-swap: an agent that still
-believes it leads does no harm.
+It writes the pools' conditions, keeps a deleted pool until its last address is released, tells what is wrong with
+cluster-wide objects, keeps the label of blocks with borrowed addresses true, and collects leaked addresses. All its
+writes are compare-and-swap: an agent that still believes it leads does no harm.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ import contextlib
 import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from calico_py.agent.cluster.announcer import Announcer
-from calico_py.agent.cluster.conditions import POOL_CONDITIONS, Verdict, judge_pools, plan_conditions
+from calico_py.agent.cluster.conditions import POOL_CONDITIONS, Verdict, judge_pools, plan_conditions, plan_finalizers
+from calico_py.agent.cluster.marks import MARKS, Mark
 from calico_py.agent.view import ClusterView
-from calico_py.ipam.blocks import borrowed
 from calico_py.ipam.collector import DEFAULT_GRACE, Collected
 from calico_py.ipam.garbage import PodName
 from calico_py.ipam.requests import IPAMError
@@ -26,11 +26,10 @@ from calico_py.kube.lease import Leadership
 from calico_py.kube.reflector import Reflector
 from calico_py.model.controllers import KUBE_CONTROLLERS_CONFIGURATIONS
 from calico_py.model.intent import Problem
-from calico_py.model.kinds import IPAM_BLOCKS
-from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.net import Network
 from calico_py.model.pools import IPPool
-from calico_py.model.store import ConflictError, Json, Kind, NotFoundError, Store, StoreError
+from calico_py.model.store import ConflictError, NotFoundError, Store, StoreError
 from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -40,40 +39,9 @@ COLLECT_INTERVAL = DEFAULT_GRACE.total_seconds() / 2
 _SOON = 10.0
 _SOON_FOR = 300.0
 _DEBOUNCE = 0.1
+_LOOK_AGAIN = 1.0  # at the addresses of a pool that is being deleted
+_FAREWELL = 3.0
 _GATHER = 1.0  # what comes within this time is one pass of the collection
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """A block as far as its label is concerned: five thousand whole blocks would cost the leader 50 MiB."""
-
-    meta: Meta
-    borrowed: bool
-
-    @property
-    def true(self) -> bool:
-        """The label says what the block holds."""
-        return (self.meta.labels.get(LABEL_BORROWED) == "true") == self.borrowed
-
-
-def _decode(obj: Json) -> _Mark:
-    block = IPAM_BLOCKS.decode(obj)
-    return _Mark(block.meta, bool(borrowed(block)) and not block.deleted)
-
-
-def _never(_: _Mark) -> dict[str, Any]:
-    raise AssertionError("marks are only read")
-
-
-_MARKS: Kind[_Mark] = Kind(
-    IPAM_BLOCKS.kind,
-    IPAM_BLOCKS.group,
-    IPAM_BLOCKS.version,
-    IPAM_BLOCKS.plural,
-    _decode,
-    _never,
-    page_size=IPAM_BLOCKS.page_size,
-)
 
 
 _Verdicts = Mapping[str, tuple[Verdict, int]]
@@ -116,6 +84,9 @@ class Leader:
         self._pools_changed = asyncio.Event()
         self._node_gone = asyncio.Event()
         self._settings_changed = asyncio.Event()
+        self._marks_changed = asyncio.Event()
+        self._marks = Reflector(store, MARKS, self._marks_changed.set)
+        self._leaving: dict[str, float] = {}
         self._settings = Reflector(store, KUBE_CONTROLLERS_CONFIGURATIONS, self._on_settings)
         self._nodes: frozenset[str] = frozenset()
 
@@ -169,8 +140,11 @@ class Leader:
             await self._changed.wait()
 
     async def _lead(self) -> None:
+        self._marks = Reflector(self._store, MARKS, self._marks_changed.set)
+        self._leaving = {}
         async with asyncio.TaskGroup() as tasks:
             duties = {
+                "all blocks": self._marks.run,
                 "pools": self._look_after_pools,
                 "labels": self._look_after_labels,
                 "settings": self._settings.run,
@@ -188,7 +162,8 @@ class Leader:
         while True:
             self._pools_changed.clear()
             pools = self._view.pools
-            verdicts = judge_pools(pools.objects.values(), pools.invalid)
+            verdicts = judge_pools(pools.objects.values(), pools.invalid, in_use=self._blocks_in_use())
+            self._wait_a_little(verdicts)
             self._tell(verdicts)
             current = {name: (verdict, _generation(pools.objects.get(name))) for name, verdict in verdicts.items()}
             try:
@@ -200,8 +175,25 @@ class Leader:
                 continue
             trouble.over()
             backoff.reset()
-            written = current if await _within(self._pools_changed, COLLECT_INTERVAL) else None
+            wait = _LOOK_AGAIN if self._leaving else COLLECT_INTERVAL
+            again = await _within(self._pools_changed, wait) or self._leaving
+            written = current if again else None
             await asyncio.sleep(_DEBOUNCE)
+
+    def _blocks_in_use(self) -> list[Network] | None:
+        """None where a block may be missing: its list has not come yet, or it cannot be read."""
+        if not self._marks.in_sync or self._marks.invalid:
+            return None
+        return [mark.cidr for mark in self._marks.objects.values() if mark.in_use]
+
+    def _wait_a_little(self, verdicts: dict[str, Verdict]) -> None:
+        """An agent that does not know of a deletion yet may give an address, and the API hears of it behind that."""
+        now = asyncio.get_running_loop().time()
+        leaving = [name for name, verdict in verdicts.items() if verdict.reason == "Terminating"]
+        self._leaving = {name: self._leaving.get(name, now) for name in leaving}
+        for name, since in self._leaving.items():
+            if now - since < _FAREWELL:
+                verdicts[name] = replace(verdicts[name], holds=True)
 
     def _tell(self, verdicts: Mapping[str, Verdict]) -> None:
         told = [
@@ -221,34 +213,36 @@ class Leader:
         for name, patch in plan_conditions(found, verdicts, now=_now()).items():
             with contextlib.suppress(NotFoundError):
                 await self._store.patch(POOL_CONDITIONS, name, patch, subresource="status")
+        if plan_finalizers(found, verdicts):
+            found = (await self._store.list(POOL_CONDITIONS)).items
+            for name, patch in plan_finalizers(found, verdicts).items():
+                with contextlib.suppress(NotFoundError):
+                    await self._store.patch(POOL_CONDITIONS, name, patch)
 
     async def _look_after_labels(self) -> None:
         """Restore the label that a foreign writer, which knows nothing of it, took away with its write."""
-        changed = asyncio.Event()
-        marks = Reflector(self._store, _MARKS, changed.set)
+        changed = self._marks_changed
         backoff, trouble = Backoff(), Trouble(log)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(marks.run(), name="reflector of all blocks")
-            while True:
-                await changed.wait()
-                changed.clear()
-                wrong = [mark for mark in marks.objects.values() if not mark.true]
-                failed = [failure for mark in wrong if (failure := await self._restore(mark)) is not None]
-                if failed:
-                    trouble.tell(f"the label {LABEL_BORROWED} of {len(failed)} blocks stays wrong", failed[0])
-                    changed.set()
-                    await asyncio.sleep(backoff.wait())
-                else:
-                    trouble.over()
-                    backoff.reset()
-                    await asyncio.sleep(_DEBOUNCE)
+        while True:
+            await changed.wait()
+            changed.clear()
+            wrong = [mark for mark in self._marks.objects.values() if not mark.true]
+            failed = [failure for mark in wrong if (failure := await self._restore(mark)) is not None]
+            if failed:
+                trouble.tell(f"the label {LABEL_BORROWED} of {len(failed)} blocks stays wrong", failed[0])
+                changed.set()
+                await asyncio.sleep(backoff.wait())
+            else:
+                trouble.over()
+                backoff.reset()
+                await asyncio.sleep(_DEBOUNCE)
 
-    async def _restore(self, mark: _Mark) -> StoreError | None:
+    async def _restore(self, mark: Mark) -> StoreError | None:
         """Why it could not be; a block that changed meanwhile is told of by the watch."""
         labels = {LABEL_BORROWED: "true" if mark.borrowed else None}
         patch = {"metadata": {"resourceVersion": mark.meta.resource_version, "labels": labels}}
         try:
-            await self._store.patch(_MARKS, mark.meta.name, patch)
+            await self._store.patch(MARKS, mark.meta.name, patch)
         except (ConflictError, NotFoundError):
             return None
         except StoreError as error:

@@ -24,7 +24,7 @@ from calico_py.model.controllers import KUBE_CONTROLLERS_CONFIGURATIONS, KubeCon
 from calico_py.model.intent import Problem
 from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, NODES
 from calico_py.model.meta import Meta
-from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.names import LABEL_BORROWED, POOL_FINALIZER
 from calico_py.model.net import InvalidError
 from calico_py.model.nodes import Node
 from calico_py.model.pools import IPPool
@@ -133,6 +133,83 @@ async def test_an_overlapping_pool_gets_its_condition_and_an_event_and_recovers(
         await says(store, "younger", "True", "OK")
         await store.patch(IP_POOLS, "younger", {"spec": {"disabled": True}})
         await says(store, "younger", "False", "PoolDisabled")
+
+
+async def test_a_pool_that_is_deleted_stays_until_the_last_pod_has_given_its_address_back() -> None:
+    """Not for what is the nodes' own: a tunnel's address goes with the pool. An overlapping pool holds nothing."""
+    store = MemoryStore()
+    mine = {"node": "node1"}
+    tunnel = Attribute("ipip-tunnel-addr-node1", {**mine, "type": "ipipTunnelAddress"})
+    held = (tunnel, Attribute("calico-py-warm-node1", mine), Attribute("k8s-pod-network.c1", {**mine, "pod": "web"}))
+
+    async def finalizers(name: str) -> tuple[str, ...]:
+        return (await store.get(POOL_CONDITIONS, name)).finalizers
+
+    async def gone() -> bool:
+        return not (await store.list(IP_POOLS)).items
+
+    await store.create(IP_POOLS, OLDER)
+    used = await store.create(IPAM_BLOCKS, dataclasses.replace(block("a", "b", "c"), attributes=held))
+    async with running(Agent(store)):
+        await says(store, "older", "True", "OK")
+        await store.create(IP_POOLS, dataclasses.replace(YOUNGER, meta=Meta("younger")))
+        await says(store, "younger", "False", "CIDROverlap")
+
+        await until_finalized(store, "older")
+        assert await finalizers("younger") == ()
+        await store.delete(IP_POOLS, "younger")
+        await store.patch(IP_POOLS, "older", {"metadata": {"finalizers": ["example.org/other", POOL_FINALIZER]}})
+        await store.delete(IP_POOLS, "older")
+        await says(store, "older", "False", "Terminating")
+
+        async def told() -> bool:
+            return "block 10.0.0.0/26" in (await allocatable(store, "older"))["message"]
+
+        await until(told)
+        await asyncio.sleep(0.5)
+        assert POOL_FINALIZER in await finalizers("older")
+        allocations = (0, 1, *(None for _ in range(62)))
+        free = (*range(3, 64), 2)
+        await store.update(
+            IPAM_BLOCKS, dataclasses.replace(used, allocations=allocations, unallocated=free, attributes=held[:2])
+        )
+
+        async def let_go() -> bool:
+            return await finalizers("older") == ("example.org/other",)
+
+        await until(let_go, within=5)
+        await store.patch(IP_POOLS, "older", {"metadata": {"finalizers": []}})
+        await until(gone)
+
+
+async def test_a_pool_that_is_deleted_stays_while_a_block_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader, "_FAREWELL", 0.0)
+    monkeypatch.setattr(leader, "_LOOK_AGAIN", 0.05)
+    store = MemoryStore()
+    await store.create(IP_POOLS, OLDER)
+    await store.create(IPAM_BLOCKS, block())
+    with contextlib.suppress(InvalidError):
+        await store.patch(IPAM_BLOCKS, "10-0-0-0-26", {"spec": {"allocations": [None]}})
+    async with running(Agent(store)):
+        await says(store, "older", "True", "OK")
+        await until_finalized(store, "older")
+        await store.delete(IP_POOLS, "older")
+        await says(store, "older", "False", "Terminating")
+        await asyncio.sleep(0.3)
+        assert (await store.get(POOL_CONDITIONS, "older")).finalizers == (POOL_FINALIZER,)
+        await store.delete(IPAM_BLOCKS, "10-0-0-0-26")
+
+        async def gone() -> bool:
+            return not (await store.list(IP_POOLS)).items
+
+        await until(gone)
+
+
+async def until_finalized(store: MemoryStore, name: str) -> None:
+    async def held() -> bool:
+        return POOL_FINALIZER in (await store.get(POOL_CONDITIONS, name)).finalizers
+
+    await until(held)
 
 
 async def test_conditions_are_not_written_again_and_again() -> None:
