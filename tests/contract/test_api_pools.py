@@ -114,8 +114,7 @@ def test_an_ipv6_cidr_may_be_written_another_way(api_server: ApiUnderTest) -> No
             {"nodeToNodeMeshEnabled": False, "nodeMeshPassword": {"secretKeyRef": {"key": "k", "name": "s"}}},
             "spec.nodeMeshPassword",
         ),
-        ("IPAMConfiguration", "ipamconfigurations", {"maxBlocksPerHost": 3}, "spec.maxBlocksPerHost"),
-        ("IPAMConfiguration", "ipamconfigurations", {"autoAllocateBlocks": False}, "spec.autoAllocateBlocks"),
+        ("IPAMConfiguration", "ipamconfigurations", {"maxBlocksPerHost": -1}, "spec.maxBlocksPerHost"),
         ("IPAMConfiguration", "ipamconfigurations", {"ipCooldownSeconds": 1201}, "spec.ipCooldownSeconds"),
         ("IPReservation", "ipreservations", {"reservedCIDRs": ["10.0.0.0/8", "x"]}, "spec.reservedCIDRs[1]"),
         ("BGPFilter", "bgpfilters", {"exportV4": [{"cidr": "10.0.0.0/8"}]}, "spec.exportV4[0].action"),
@@ -134,6 +133,25 @@ def test_addresses_of_peers(api_server: ApiUnderTest, address: str) -> None:
     obj = {"apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": {"name": "x"}, "spec": spec}
     made = api_server.request("POST", f"{GROUP}/bgppeers", obj)
     assert made.status == 201, made.body
+
+
+@pytest.mark.parametrize(
+    ("kind", "plural", "spec"),
+    [
+        (
+            "IPReservation",
+            "ipreservations",
+            {"reservedCIDRs": ["192.168.2.3", "10.0.2.3/32", "cafe:f00d::/123", "fd00::1"]},
+        ),
+        ("IPAMConfiguration", "ipamconfigurations", {"strictAffinity": False, "maxBlocksPerHost": 4}),
+        ("IPAMConfiguration", "ipamconfigurations", {"strictAffinity": False, "autoAllocateBlocks": False}),
+    ],
+)
+def test_what_calicos_users_apply(api_server: ApiUnderTest, kind: str, plural: str, spec: dict[str, Any]) -> None:
+    obj = {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": "default"}, "spec": spec}
+    made = api_server.request("POST", f"{GROUP}/{plural}", obj)
+    assert made.status == 201, made.body
+    assert made.body["spec"].items() >= spec.items()
 
 
 def test_a_cooldown_that_nobody_set_stays_unset(api_server: ApiUnderTest) -> None:
