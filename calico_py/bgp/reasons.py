@@ -1,10 +1,11 @@
 """Why a session is not up, in a sentence with a cure, from what ExaBGP tells of it. Pure."""
 
+import re
 from typing import Any
 
 from calico_py.model.bgp import Peer
 
-# RFC 4271 4.5, RFC 4486 for the subcodes of Cease
+# RFC 4271 4.5
 _CODES = {
     1: "a message header was damaged",
     2: "the OPEN was refused",
@@ -14,16 +15,36 @@ _CODES = {
     6: "the session was ended",
     7: "a route refresh was malformed",
 }
-_CEASE = {
-    1: "too many prefixes",
-    2: "shut down by its administrator",
-    3: "this node is not configured there",
-    4: "reset by its administrator",
-    5: "connection refused",
-    6: "its configuration changed",
-    7: "a second connection was open",
-    8: "out of resources",
+# RFC 4271 6.2, RFC 5492 5, RFC 9234 4.2
+_OPEN = {
+    1: "the BGP version",
+    4: "an optional parameter",
+    6: "the hold time",
+    7: "a capability that it wants or does not want",
+    11: "the BGP role",
 }
+_BACK = "the session comes back by itself"
+# RFC 4486 4, RFC 8538 3.1, RFC 9384 3: the cause and the cure
+_CEASE = {
+    1: ("too many prefixes", "raise its limit, or let this node announce fewer"),
+    2: ("shut down by its administrator", "enable the session there again"),
+    3: ("this node is not configured there", "add this node there as a neighbour"),
+    4: ("reset by its administrator", _BACK),
+    5: ("connection refused", "see the log of its BGP speaker"),
+    6: ("its configuration changed", _BACK),
+    7: ("a second connection was open", f"{_BACK}; if not, see which other program of this node connects to it"),
+    8: ("out of resources", "give it memory, or raise its limits"),
+    9: ("hard reset", f"{_BACK}; if not, see the log of its BGP speaker"),
+    10: ("BFD says that the way is down", "check that packets pass between the two"),
+}
+_AS_CURE = (
+    "correct the AS number of one of the two (annotation projectcalico.org/ASNumber of its Node, "
+    "or spec.asNumber of BGPConfiguration)"
+)
+_ROUTER_ID_CURE = "give one of the two another router id (CALICO_ROUTER_ID)"
+
+
+_SENT = re.compile(r"notification sent \((\d+),(\d+)\)")
 
 
 def why_down(record: dict[str, Any], peer: Peer) -> str:
@@ -39,20 +60,21 @@ def why_down(record: dict[str, Any], peer: Peer) -> str:
         return _received(address, int(received["code"]), int(received["subcode"]), peer)
     if reason.startswith("notification sent (2,2)") and opened:
         expected = record["asn"][1]
-        return (
-            f"{address} says that its AS is {opened['asn']}, but {expected} is configured: "
-            f"correct the AS number of one of the two"
-        )
+        return f"{address} says that its AS is {opened['asn']}, but {expected} is configured: {_AS_CURE}"
     if reason.startswith("notification sent (2,3)"):
-        return f"{address} has the same router id as this node, {opened.get('router_id')}: give one another router id"
+        return f"{address} has the same router id as this node, {opened.get('router_id')}: {_ROUTER_ID_CURE}"
     if reason.startswith("notification sent (4,"):
         return (
             f"nothing was heard of {address} for the whole hold time: "
             f"check that the node is alive and that packets reach it"
         )
-    if reason.startswith("notification sent ("):
-        code = int(reason.removeprefix("notification sent (").split(",", 1)[0])
-        return f"{address} broke the protocol ({_CODES.get(code, 'unknown error')}): see the log of its BGP speaker"
+    if sent := _SENT.match(reason):
+        code, subcode = int(sent[1]), int(sent[2])
+        if code == 6:  # the peer did nothing wrong
+            why = _CEASE[subcode][0] if subcode in _CEASE else f"cease, subcode {subcode}"
+            return f"this node's BGP speaker ended the session with {address} ({why}): {_BACK}"
+        what = _CODES.get(code, "unknown error")
+        return f"{address} broke the protocol: {what} ({code},{subcode}); see the log of its BGP speaker"
     if not opened:
         return (
             f"no TCP connection to {address} port {peer.port}: check that its BGP speaker runs there "
@@ -111,11 +133,15 @@ def why_unreached(peer: Peer, error: str, *, waiting: bool, tried: bool, deaf: b
 
 def _received(address: str, code: int, subcode: int, peer: Peer) -> str:
     if (code, subcode) == (2, 2):
-        return f"{address} refuses our AS {peer.local_as}, it expects another: correct the AS number of one of the two"
+        return f"{address} refuses our AS {peer.local_as}, it expects another: {_AS_CURE}"
     if (code, subcode) == (2, 3):
-        return f"{address} refuses our router id {peer.router_id}: is it that node's own as well?"
+        return f"{address} refuses our router id {peer.router_id}, as if it were its own: {_ROUTER_ID_CURE}"
+    if code == 2:
+        what = _OPEN.get(subcode, "something in it")
+        return f"{address} refuses our OPEN: {what} (2,{subcode}); see its configuration for this node, and its log"
     if code == 6:
-        return f"{address} ended the session: {_CEASE.get(subcode, f'cease, subcode {subcode}')}"
+        cause, cure = _CEASE.get(subcode, (f"cease, subcode {subcode}", "see the log of its BGP speaker"))
+        return f"{address} ended the session: {cause}; {cure}"
     if code == 4:
         return f"{address} heard nothing of this node for its hold time: check that packets reach it"
     return f"{address} ended the session: {_CODES.get(code, f'code {code}')} ({code},{subcode}); see its log"

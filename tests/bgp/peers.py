@@ -90,7 +90,16 @@ class Wire:
 class Bird:
     """A BIRD with one session to us, that injects static routes and writes what it learns into its kernel."""
 
-    def __init__(self, wire: Wire, last: int = 2, *, options: str = "", routes: str = "", ours: str = US) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        last: int = 2,
+        *,
+        options: str = "",
+        imports: str = "import all;",
+        routes: str = "",
+        ours: str = US,
+    ) -> None:
         self.name = f"bird{last}"
         self.wire = wire
         self.address = f"fd99::{last}" if ":" in ours else f"10.99.0.{last}"
@@ -108,7 +117,7 @@ protocol bgp exa {{
   local {self.address} as {AS}; neighbor {ours} as {AS};
   strict bind on; direct; graceful restart on; connect delay time 1; connect retry time 1; error wait time 1, 2;
   OPTIONS
-  ipv{family} {{ import all; export where source = RTS_STATIC; next hop self; add paths tx; }};
+  ipv{family} {{ {imports} export where source = RTS_STATIC; next hop self; add paths tx; }};
 }}
 """
         self.options, self.routes = options, routes

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from tests.bgp.peers import US, Wire
 
 MARKER = b"\xff" * 16
-OPEN, UPDATE, NOTIFICATION, KEEPALIVE = 1, 2, 3, 4
+OPEN, UPDATE, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 2, 3, 4, 5
 WELL_KNOWN, OPTIONAL, TRANSITIVE = 0x40, 0x80, 0xC0
 
 
@@ -51,32 +51,41 @@ def usual(next_hop: str, *, path: bytes = b"") -> bytes:
     )
 
 
-class RawPeer:
-    """Connects to us and brings a session up."""
+def opening(router_id: str, asn: int, hold_time: int) -> bytes:
+    """An OPEN with IPv4 unicast, AS numbers of four octets, and graceful restart with the forwarding state kept."""
+    capabilities = (
+        b"\x01\x04" + struct.pack("!HBB", 1, 0, 1)
+        + b"\x41\x04" + struct.pack("!I", asn)
+        + b"\x40\x06" + struct.pack("!HHBB", 120, 1, 1, 0x80)
+    )  # fmt: skip
+    parameter = bytes([2, len(capabilities)]) + capabilities
+    body = struct.pack("!BHH", 4, asn if asn < 65536 else 23456, hold_time) + IPv4Address(router_id).packed
+    return message(OPEN, body + bytes([len(parameter)]) + parameter)
 
-    def __init__(self, wire: Wire, address: str, *, asn: int = 64512, hold_time: int = 90) -> None:
+
+class RawPeer:
+    """Connects to us and brings a session up.
+
+    Args:
+        answer: what it says to our OPEN; a KEEPALIVE is right.
+    """
+
+    def __init__(self, wire: Wire, address: str, *, asn: int = 64512, hold_time: int = 90, answer: bytes = b"") -> None:
         self.address = address
         with wire.them.entered():
             self.socket = socket.create_connection((US, 179), 5, (address, 0))
         self.socket.settimeout(5)
         try:
-            self._handshake(asn, hold_time)
+            self._handshake(asn, hold_time, answer or message(KEEPALIVE))
         except BaseException:
             self.close()
             raise
 
-    def _handshake(self, asn: int, hold_time: int) -> None:
-        capabilities = (
-            b"\x01\x04" + struct.pack("!HBB", 1, 0, 1)  # IPv4 unicast
-            + b"\x41\x04" + struct.pack("!I", asn)  # four octet AS numbers
-            + b"\x40\x06" + struct.pack("!HHBB", 120, 1, 1, 0x80)  # graceful restart, forwarding kept
-        )  # fmt: skip
-        parameter = bytes([2, len(capabilities)]) + capabilities
-        body = struct.pack("!BHH", 4, asn if asn < 65536 else 23456, hold_time) + IPv4Address(self.address).packed
-        self.send(message(OPEN, body + bytes([len(parameter)]) + parameter))
+    def _handshake(self, asn: int, hold_time: int, answer: bytes) -> None:
+        self.send(opening(self.address, asn, hold_time))
         if self.receive() != OPEN:
             raise ConnectionError("no OPEN")
-        self.send(message(KEEPALIVE))
+        self.send(answer)
         if self.receive() != KEEPALIVE:
             raise ConnectionError("no KEEPALIVE")
 
