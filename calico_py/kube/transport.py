@@ -23,6 +23,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+from calico_py.kube.retries import Budget, Tries
 from calico_py.model.store import (
     ConflictError,
     ExistsError,
@@ -130,6 +131,7 @@ class Transport:
         self._user_agent = user_agent
         self._client = RESTClientObject(configuration)
         self._reloaded = float("-inf")
+        self._budget = Budget()
 
     @property
     def host(self) -> str:
@@ -162,9 +164,7 @@ class Transport:
             StoreError: the typed error of the answer, or UnavailableError where none came.
         """
         with self._unavailable(request.what):
-            response = await self._send(request, _REQUEST_TIMEOUT)
-            async with response:
-                raw = await response.read()
+            response, raw = await self._send(request, _REQUEST_TIMEOUT, whole=True)
         answer = _parse(raw)
         if response.status >= 300:
             raise to_error(response.status, answer, request.what)
@@ -178,7 +178,7 @@ class Transport:
             StoreError: the watch did not begin, or (from the lines) its connection broke or fell silent.
         """
         with self._unavailable(request.what):
-            response = await self._send(request, _WATCH_TIMEOUT)
+            response, _ = await self._send(request, _WATCH_TIMEOUT, whole=False)
         try:
             if response.status >= 300:
                 with self._unavailable(request.what):
@@ -197,7 +197,29 @@ class Transport:
                     raise UnavailableError(f"{request.what}: the connection broke amid an event")
                 yield _parse(line)
 
-    async def _send(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+    async def _send(
+        self, request: Request, limits: aiohttp.ClientTimeout, *, whole: bool
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """The answer, after so many tries as kube.retries allows; ``whole``: with its body."""
+        tries = Tries(self._budget, request.method)
+        while True:
+            try:
+                response = await self._authorised(request, limits)
+                raw = await _read(response) if whole else b""
+            except TimeoutError:
+                raise
+            except (aiohttp.ClientError, OSError):
+                wait = tries.after_failure()
+                if wait is None:
+                    raise
+            else:
+                wait = tries.after_answer(response.status, response.headers.get("Retry-After", ""))
+                if wait is None:
+                    return response, raw
+                response.release()
+            await asyncio.sleep(wait)
+
+    async def _authorised(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         response = await self._once(request, limits)
         if response.status == 401 and await self._reload():
             response.release()
@@ -243,6 +265,11 @@ class Transport:
             ) from error
         except ConfigException as error:
             raise UnavailableError(f"{what}: the credentials cannot be read: {error}") from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    async with response:
+        return await response.read()
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

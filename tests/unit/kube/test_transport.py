@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from calico_py.kube import transport
+from calico_py.kube import retries, transport
 from calico_py.kube.client import KubeStore, connect
 from calico_py.kube.transport import CredentialsError, to_error
 from calico_py.model.kinds import IP_POOLS
@@ -106,8 +106,9 @@ async def watch(store: KubeStore) -> list[WatchEvent[IPPool]]:
     ],
 )
 async def test_each_status_is_its_error_with_the_server_s_sentence(
-    status: int, reason: str, expected: type[StoreError], tmp_path: Path
+    status: int, reason: str, expected: type[StoreError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "_ASKED", 0.0)
     body = json.dumps({"kind": "Status", "reason": reason, "message": "because of this", "code": status})
     async with store_on(answering(status, body), tmp_path) as store:
         with pytest.raises(expected, match="get IPPool a: because of this") as caught:
