@@ -13,6 +13,9 @@ from calico_py.agent.status.shape import Status
 # Seconds that open requests get when the agent ends.
 _SHUTDOWN = 1.0
 
+# What the cure of another port helps against.
+_OF_THE_PORT = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+
 
 class ListenError(Exception):
     """A port cannot be had; the message says which and what to do."""
@@ -73,6 +76,8 @@ async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[int
         try:
             await site.start()
         except OSError as error:
+            if error.errno not in _OF_THE_PORT:
+                raise
             why = "another process has it" if error.errno == errno.EADDRINUSE else str(error)
             raise ListenError(f"cannot listen on {host or '*'} port {port}: {why}; set CALICO_PY_*_PORT") from error
         yield runner.addresses[0][1] if runner.addresses else port
