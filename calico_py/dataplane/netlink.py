@@ -119,7 +119,7 @@ class LinuxKernel:
             return None
         if refusals.is_gone(change, number):
             return None
-        return refusals.refusal(change, number, text, devices=dict(socket.if_nameindex()))
+        return refusals.refusal(change, number, text, devices=_device_names())
 
     async def _put(self, obj: KernelObject) -> None:
         assert self._ipr is not None, "LinuxKernel is used outside of its context"
@@ -164,11 +164,19 @@ async def _send_routes(changes: list[Change]) -> list[KernelError | None]:
         bool(answer.errno) and not refusals.is_gone(change, answer.errno)
         for change, answer in zip(changes, answers, strict=True)
     ]
-    devices = dict(socket.if_nameindex()) if any(refused) else {}
+    devices = _device_names() if any(refused) else {}
     return [
         refusals.refusal(change, answer.errno, answer.text, devices=devices) if bad else None
         for change, answer, bad in zip(changes, answers, refused, strict=True)
     ]
+
+
+def _device_names() -> dict[int, str]:
+    """By ifindex; none where the system refuses more at the moment, since a refusal must be told all the same."""
+    try:
+        return dict(socket.if_nameindex())
+    except OSError:
+        return {}
 
 
 def _route_request(change: Change) -> Callable[[int, int], bytes]:

@@ -44,8 +44,8 @@ _ADVICE = {
     errno.EBUSY: "something holds it: it is tried again",
     errno.ENOMEM: _NO_MEMORY,
     errno.ENOBUFS: _NO_MEMORY,
-    errno.ENOSPC: "a limit of the kernel is reached",
-    errno.ENFILE: "a limit of the kernel is reached",
+    errno.ENOSPC: "a limit of the kernel is reached: its log (dmesg) says which",
+    errno.ENFILE: "a limit of the kernel is reached: its log (dmesg) says which",
 }
 # What the kernel says with the errno (fib_semantics.c, net/ipv6/route.c) means more than the errno.
 _ADVICE_BY_WORDS = {
