@@ -29,8 +29,8 @@ class Learner:
 
     @property
     def speaker_problem(self) -> str:
-        """Why there is no speaker; empty while it is there."""
-        return self._rib.speaker_problem
+        """Why there is no speaker, or what it could not be told; empty if all is well."""
+        return self._rib.speaker_problem or self._speaker.problem
 
     def sessions(self) -> Mapping[Address, Session]:
         """Each peer's session; ``since`` in Unix time. The RIB's own clock is one that nobody sets."""

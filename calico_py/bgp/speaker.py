@@ -34,22 +34,29 @@ class ExaBGPSpeaker:
         self._peers: dict[Address, Peer] = {}
         self._wanted: dict[AnnouncementKey, str] | None = None  # None: nobody has said yet
         self._config, self._digest = "", ""
+        self._left_out: list[str] = []
         self._unwritten = ""
         self._try_again: asyncio.TimerHandle | None = None
         self._link: _Link | None = None
 
+    @property
+    def problem(self) -> str:
+        """What ExaBGP could not be told."""
+        return "; ".join(filter(None, (self._unwritten, *self._left_out)))
+
     def set(self, *, peers: frozenset[Peer], advertisements: frozenset[Advertisement]) -> None:
-        """All sessions and announcements as they should be. What ExaBGP could not be told is logged and left out."""
+        """All sessions and announcements as they should be. What ExaBGP could not be told is left out."""
         if self._given == (peers, advertisements):
             return
         first, self._given = self._given is None, (peers, advertisements)
+        left_out: list[str] = []
         usable: dict[Address, Peer] = {}
         for peer in sorted(peers, key=lambda peer: str(peer.address)):
             try:
                 exabgp_config.check(peer)
                 usable[peer.address] = peer
             except ConfigError as error:
-                _log.warning("left out: %s", error)
+                left_out.append(f"BGP leaves out {error}")
         if self._link is not None and not first and (usable.keys() - self._peers.keys()) & self._link.established:
             # It was removed and is back before its session was closed: its paths have to be told again.
             self._link.close()
@@ -61,8 +68,12 @@ class ExaBGPSpeaker:
                 exabgp_lines.announcements([advertisement])
                 announceable.append(advertisement)
             except ValueError as error:
-                _log.warning("%s is not announced: %s", advertisement.nlri, error)
+                left_out.append(f"BGP does not announce {advertisement.nlri}: {error}")
         self._wanted = exabgp_lines.announcements(announceable)
+        for sentence in left_out:
+            if sentence not in self._left_out:
+                _log.warning("%s", sentence)
+        self._left_out = left_out
         self._advance()
 
     async def events(self) -> AsyncIterator[SpeakerEvent]:
@@ -170,13 +181,11 @@ class ExaBGPSpeaker:
         try:
             exabgp_config.write(self._files.config, self._config)
         except OSError as error:
-            if str(error) != self._unwritten:
-                self._unwritten = str(error)
-                _log.warning(
-                    "%s cannot be written (%s): BGP sessions stay as they are; free or mend its disk",
-                    self._files.config,
-                    error.strerror,
-                )
+            why = f"{self._files.config} cannot be written ({error.strerror}): BGP sessions stay as they are"
+            sentence = f"{why}; free or mend its disk"
+            if sentence != self._unwritten:
+                _log.warning("%s", sentence)
+            self._unwritten = sentence
             return False
         self._unwritten = ""
         return True

@@ -46,7 +46,10 @@ def render(bgp: Mapping[str, Any], *, now: str) -> RenderableType:
         for peer in bgp["peers"]
     ]
     parts += _table("Sessions", ("peer", "AS", "state", "for", "paths", "complete"), sessions)
-    parts += [Text(f"  {peer['address']}: {peer['last_error']}") for peer in bgp["peers"] if peer["last_error"]]
+    told = ("", bgp["speaker_problem"])
+    parts += [
+        Text(f"  {peer['address']}: {peer['last_error']}") for peer in bgp["peers"] if peer["last_error"] not in told
+    ]
     paths = [
         (
             path["prefix"],

@@ -137,7 +137,8 @@ def _head(status: Mapping[str, Any]) -> RenderableType:
 
 
 def _api(api: Mapping[str, Any]) -> str:
-    errors = dict.fromkeys(watch["error"] for watch in api["watches"] if watch["error"])
+    said = (watch["error"].partition(": ") for watch in api["watches"] if watch["error"])
+    errors = dict.fromkeys(cause or whole for whole, _, cause in said)  # of one cause all watches have their own
     missing = [watch["plural"] for watch in api["watches"] if not watch["in_sync"]]
     state = "in sync" if api["in_sync"] else f"waiting for {', '.join(dict.fromkeys(missing)) or 'the first list'}"
     return "; ".join([f"{api['server']}, {state}", *errors])
@@ -166,7 +167,7 @@ def _bgp(bgp: Mapping[str, Any]) -> RenderableType | None:
     title = f"BGP: AS {bgp['as_number']}, router id {bgp['router_id']}, {len(bgp['announced'])} announced, "
     title += f"{bgp['learned']} learned"
     notes = [bgp["speaker_problem"]] if bgp["speaker_problem"] else []
-    notes += [f"{row['address']}: {row['last_error']}" for row in bgp["peers"] if row["last_error"] and not notes]
+    notes += [f"{row['address']}: {row['last_error']}" for row in bgp["peers"] if row["last_error"] not in ("", *notes)]
     return _section(title, bgp["peers"], _PEER_COLUMNS, notes) or _lines(title, [*notes, "no peers"])
 
 

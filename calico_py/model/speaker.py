@@ -76,6 +76,11 @@ SpeakerEvent = SessionChanged | PathAnnounced | PathWithdrawn | EndOfRib | Repla
 class Speaker(Protocol):
     """A BGP speaker. Neither selects paths nor writes the kernel."""
 
+    @property
+    def problem(self) -> str:
+        """What of the last set could not be told to it, and what to do, as a sentence; empty if all could."""
+        ...
+
     def set(self, *, peers: frozenset[Peer], advertisements: frozenset[Advertisement]) -> None:
         """All sessions and announcements as they should be; what is unchanged is not touched."""
         ...

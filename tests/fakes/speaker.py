@@ -22,6 +22,8 @@ RESTART_TIME = 120
 class FakeSpeaker:
     """Implements model.speaker.Speaker. Peers are there or not; the speaker itself can be away."""
 
+    problem = ""
+
     def __init__(self) -> None:
         self._peers: dict[Address, Peer] = {}
         self._advertisements: frozenset[Advertisement] = frozenset()

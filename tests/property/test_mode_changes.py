@@ -87,6 +87,8 @@ class LateStore(SlowStore):
 class MeshSpeaker:
     """A BGP speaker that outlives its agent; sessions are up where both sides want them."""
 
+    problem = ""
+
     def __init__(self, mesh: dict[Address, "MeshSpeaker"], own: Address, dice: random.Random) -> None:
         self.peers: frozenset[Address] = frozenset()
         self.announced: frozenset[Network] = frozenset()

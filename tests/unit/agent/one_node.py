@@ -42,6 +42,8 @@ POOL = "default"
 class FakeSpeaker:
     """Remembers what it was told last; says what the test lets it say."""
 
+    problem = ""
+
     def __init__(self) -> None:
         self.peers: frozenset[Peer] = frozenset()
         self.advertisements: frozenset[Advertisement] = frozenset()

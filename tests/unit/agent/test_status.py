@@ -130,7 +130,7 @@ class TestPrinted:
             "the kernel refused it",
             "CALICO_PY_LOGLEVEL (environment) is no setting",
             "net/ipv4/conf/eth0/rp_filter",
-            "list ippools: away",
+            "waiting for ippools; away",
             "FelixConfiguration spec.bpfEnabled",
         ):
             assert expected in text
