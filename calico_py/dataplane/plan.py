@@ -108,7 +108,7 @@ def _choose(
         if candidate.fresh and (candidate.route == before or underlay.carries(candidate.route)):
             return (candidate.route, route), why
         if candidate.fresh:
-            why = why or f"no tunnel engine is attached to {candidate.route.device} yet"
+            why = why or f"no tunnel engine is attached to {candidate.route.device} yet: start `calico-py tunnel`"
         if candidate.route == before:
             taken_away = candidate.route, route
     return taken_away, why or "no way to it"
@@ -161,7 +161,8 @@ class Underlay:
         if own is not None and dst.prefixlen and own.next_hops and own.next_hops[0].gateway is None:
             names = {link.ifindex: name for name, link in self._links.items()}
             device = names.get(own.next_hops[0].ifindex, "a device of this node")
-            raise UnresolvedError(f"{dst} is connected to {device}: what a peer announces does not take its place")
+            what = f"{dst} is connected to {device}: what a peer announces does not take its place"
+            raise UnresolvedError(f"{what}; give that device another network, or the pool")
 
     def _next_hops(self, intent: RouteIntent) -> tuple[NextHop, ...]:
         """Each once. One that cannot be reached is left out as long as another can (RFC 4271 9.1.2.1)."""
@@ -197,7 +198,8 @@ class Underlay:
         if hop.gateway is None:
             return NextHop(hop.ifindex, via)
         if direct_only:
-            raise UnresolvedError(f"{via} is reached through the router {hop.gateway}, not on a connected network")
+            what = f"{via} is reached through the router {hop.gateway}, not on a connected network"
+            raise UnresolvedError(f"{what}: give the uplink its network back, or set ipipMode to Always")
         return NextHop(hop.ifindex, hop.gateway, hop.onlink)
 
     def _longest_match(self, address: Address) -> Route | None:

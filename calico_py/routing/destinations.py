@@ -68,7 +68,8 @@ def _ways(
         return _kept(tunnel, direct, bgp), why
     if pool is not None and _tunnels(pool, near=near):
         ready = remote.ipip_tunnel is not None
-        waiting = "" if ready else f"node {remote_name} has no IPIP receiver yet (annotation {NODE_IPV4_IPIP_TUNNEL})"
+        lacks = f"node {remote_name} has no IPIP receiver yet (annotation {NODE_IPV4_IPIP_TUNNEL})"
+        waiting = "" if ready else f"{lacks}: its own `calico-py status` says why"
         return (Candidate(tunnel, fresh=ready), *_kept(bgp, direct)), waiting
     crosses = pool is not None and pool.ipip_mode == EncapMode.CROSS_SUBNET
     if crosses or programmers.api:
@@ -80,10 +81,12 @@ def _ways(
         )
         return _kept(tunnel, bgp), why
     if not programmers.bgp:
-        return _kept(tunnel, direct, bgp), "programClusterRoutes leaves routes without encapsulation to nobody"
+        nobody = "programClusterRoutes leaves routes without encapsulation to nobody: see the problem of that name"
+        return _kept(tunnel, direct, bgp), nobody
     if bgp is not None:
         return (Candidate(bgp), *_kept(tunnel, direct)), ""
-    return _kept(tunnel, direct), f"waiting for BGP: no peer has announced {prefix} of node {remote_name}"
+    missing = f"waiting for BGP: no peer has announced {prefix} of node {remote_name}"
+    return _kept(tunnel, direct), f"{missing}; see why its session is not up, or what it announces (`calico-py bgp`)"
 
 
 def bgp_route(learned: LearnedRoute) -> RouteIntent:

@@ -155,7 +155,7 @@ def test_a_node_whose_own_engine_comes_late_sends_as_before(two_subnets: Cluster
         time.sleep(1)
         made.wait_for(BGP, nodes=("node3",))
         waiting = {route["waiting"] for route in made.status("node3")["routes"]["routes"]}
-        assert "no tunnel engine is attached to tunl0 yet" in waiting
+        assert "no tunnel engine is attached to tunl0 yet: start `calico-py tunnel`" in waiting
         agents.change(made.lab, "node3", "start", only="tunnel")
         made.wait_for(TUNNEL)
         time.sleep(AFTER)

@@ -54,7 +54,7 @@ def test_a_tun_device_without_its_engine_gets_no_new_route_and_loses_none() -> N
     deaf = [LINKS[0], Link("tunl0", TUNL0, kind="tun", up=True)]
     ways = [way(RouteClass.TUNNEL), way(RouteClass.BGP, fresh=False)]
     learned, tunnel = route(NEAR, ETH0, PROTO_BGP), route(NEAR, TUNL0, PROTO_API, onlink=True)
-    why = "no tunnel engine is attached to tunl0 yet"
+    why = "no tunnel engine is attached to tunl0 yet: start `calico-py tunnel`"
     assert plan(ways, learned, links=deaf) == (learned, why)
     assert plan(ways, links=deaf) == (None, why)
     assert plan(ways, tunnel, links=deaf) == (tunnel, "")
