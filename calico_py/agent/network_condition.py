@@ -17,7 +17,7 @@ from calico_py.kube.backoff import Backoff
 from calico_py.model.codec import decode_meta
 from calico_py.model.kinds import NODES
 from calico_py.model.meta import Meta
-from calico_py.model.store import Json, Kind, NotFoundError, Store, StoreError
+from calico_py.model.store import ConflictError, Json, Kind, NotFoundError, Store, StoreError
 from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ CONDITION = "NetworkUnavailable"
 UP = "CalicoPyIsUp"
 STARTING = "CalicoPyIsStarting"
 _POLL = 0.5  # seconds
+_MANY = 5  # conflicts that are no accident
 _STEADY = 10.0  # seconds for which another cause must last before it is written
 
 
@@ -105,13 +106,16 @@ class NetworkCondition:
             await asyncio.sleep(_POLL)
 
     async def _write(self, status: str, reason: str, message: str) -> None:
-        backoff, trouble = Backoff(), Trouble(log)
+        backoff, trouble, conflicts = Backoff(), Trouble(log), 0
         while True:
             try:
                 await self._write_once(status, reason, message)
             except NotFoundError:
                 log.debug("Node %s is not there yet", self._node)
             except StoreError as error:
+                conflicts += isinstance(error, ConflictError)
+                if isinstance(error, ConflictError) and conflicts < _MANY:
+                    continue  # a Node that begins is written by many
                 trouble.tell(f"Node {self._node}: the condition {CONDITION} was not written", error)
             else:
                 trouble.over()

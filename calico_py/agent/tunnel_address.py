@@ -83,7 +83,7 @@ class TunnelAddress:
             self._tell("no pool with ipipMode selects this node" if missing else "")
             address = IPv4Address(int(found)) if found is not None else None
             if address != self.address or not self.known:
-                log.info("address of tunl0: %s", address or ("none yet" if needed else "none, no pool tunnels"))
+                log.info("address of tunl0: %s", address or ("none yet" if needed else "none, and none is needed"))
                 self.address, self.known = address, True
                 self._on_change()
             if missing:  # of a changed label of the Node nobody tells
@@ -105,8 +105,10 @@ class TunnelAddress:
         return held[0].address if held else None
 
     def _tell(self, cause: Exception | str) -> None:
-        self.problem = f"tunl0 has no address: {cause}" if cause else ""
+        kept = f"tunl0 keeps {self.address}, which cannot be asked for in IPAM"
+        what = "tunl0 has no address" if self.address is None else kept
+        self.problem = f"{what}: {cause}" if cause else ""
         if cause:
-            self._trouble.tell("tunl0 has no address", cause)
+            self._trouble.tell(what, cause)
         else:
             self._trouble.over()

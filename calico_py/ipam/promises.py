@@ -180,11 +180,13 @@ class Promises:
         return True
 
     def _distrust(self, error: OSError) -> None:
-        self.trouble = (
+        trouble = (
             f"the journal of warm addresses cannot be written: {error.strerror or error}; until it can, pods get their "
             "addresses from the API; look at the disk that holds /var/lib/calico-py"
         )
-        log.warning("%s", self.trouble)
+        if trouble != self.trouble:
+            log.warning("%s", trouble)
+        self.trouble = trouble
 
     def tidy(self) -> None:
         """Keep the journal short, and look after the IPAMHandles of which a tool thinks that they hold less."""

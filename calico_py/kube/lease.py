@@ -21,7 +21,16 @@ from calico_py.kube.backoff import Backoff
 from calico_py.kube.reflector import Reflector
 from calico_py.model.codec import decode_meta
 from calico_py.model.meta import Meta
-from calico_py.model.store import ConflictError, ExistsError, Json, Kind, NotFoundError, Store, StoreError
+from calico_py.model.store import (
+    ConflictError,
+    ExistsError,
+    Json,
+    Kind,
+    NotFoundError,
+    Store,
+    StoreError,
+    UnavailableError,
+)
 from calico_py.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -198,8 +207,12 @@ class Leadership:
         except (ConflictError, ExistsError, NotFoundError):
             await self._look()
             return False
-        except (StoreError, TimeoutError) as error:
+        except StoreError as error:
             self._trouble.tell(f"Lease {LEASE_NAME} cannot be written", error)
+            return False
+        except TimeoutError:
+            late = f"the API server did not answer within {self._renew_interval:g} s"
+            self._trouble.tell(f"Lease {LEASE_NAME} cannot be written", UnavailableError(late))
             return False
         self._trouble.over()
         self._renewed_at = now

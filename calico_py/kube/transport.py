@@ -118,7 +118,10 @@ async def _load(kubeconfig: str | None) -> Configuration:
         where = f"kubeconfig {kubeconfig}" if kubeconfig else "no kubeconfig is given, and the pod's service account"
         raise CredentialsError(f"{where}: {error}") from error
     except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CredentialsError(f"kubeconfig {kubeconfig}: cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CredentialsError(
+            f"kubeconfig {kubeconfig}: cannot be read: {why}; correct KUBECONFIG or the file"
+        ) from error
     return configuration
 
 
@@ -306,4 +309,6 @@ def _cause(error: Exception) -> str:
     """What went wrong below HTTP; the client's own texts leave the system's word out."""
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.errno, int) and error.errno > 0:
         return os.strerror(error.errno)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection broke amid its answer"
     return str(error) or type(error).__name__

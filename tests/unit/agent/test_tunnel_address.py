@@ -8,6 +8,7 @@ from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.ipam.requests import Release, Tunnel
 from calico_py.model.net import Address
 from calico_py.model.pools import EncapMode, IPPool
+from calico_py.model.store import UnavailableError
 from tests.fakes.ipam import IPAMCluster, pool
 from tests.fakes.waiting import until
 
@@ -58,6 +59,25 @@ async def test_a_node_that_was_deleted_and_is_back_gets_one_at_once() -> None:
         exists = True
         tunnel.react()
         await until(lambda: tunnel.address is not None, within=1)
+
+
+async def test_an_address_that_is_there_is_not_said_to_be_missing() -> None:
+    """IPAM cannot be asked for another while the API is away; what tunl0 has, it keeps."""
+    cluster = IPAMCluster([pool("10.0.0.0/24", ipip_mode=EncapMode.ALWAYS)])
+    away = UnavailableError("the API server is away")
+
+    def fail(when: str, _verb: str, _kind: str, _name: str) -> None:
+        if when == "before":
+            raise away
+
+    async with running(cluster) as tunnel:
+        assert tunnel.address is not None
+        await cluster.node("elsewhere").release([Release(tunnel.address)])
+        blocks = await cluster.blocks()
+        cluster.store.fault = fail
+        tunnel.observe(blocks)
+        await until(lambda: bool(tunnel.problem))
+        assert tunnel.problem == f"tunl0 keeps {tunnel.address}, which cannot be asked for in IPAM: {away}"
 
 
 async def test_where_there_is_none_it_is_looked_for_again_though_nobody_tells() -> None:
