@@ -116,7 +116,12 @@ class Loop:
     def stuck(self) -> str:
         """That a pass has not ended for so long that only a new process can help, as a sentence; empty if none has."""
         lasts = time.monotonic() - self._began if self._began is not None else 0.0
-        return f"a pass over this node's kernel has not ended for {lasts:.0f} s" if lasts > LONGEST_PASS else ""
+        if lasts <= LONGEST_PASS:
+            return ""
+        return (
+            f"a pass over this node's kernel has not ended for {lasts:.0f} s: restart the agent, as the kubelet does; "
+            "if that repeats, see which program or disk hangs (`ps -eo pid,stat,args`: state D)"
+        )
 
     async def run(self) -> None:
         """Wait for API in-sync, then converge, for ever."""

@@ -49,7 +49,7 @@ class Reporter:
     def not_ready(self) -> list[str]:
         """Why this node is not ready, each a sentence; none if it is."""
         parts = self._parts
-        causes = [parts.not_ready(), parts.loop.problem, parts.publisher.last_error]
+        causes = [parts.not_ready(), parts.loop.problem, parts.loop.stuck, parts.publisher.last_error]
         last = parts.loop.last
         if last is not None:
             causes += last.applied.problems
