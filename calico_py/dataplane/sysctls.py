@@ -128,7 +128,9 @@ class SysctlKeeper:
         try:
             entries = self._load()
         except OSError as unreadable:
-            return [f"{self._path} cannot be read ({unreadable.strerror}): its settings are not put back; mend its disk"]
+            return [
+                f"{self._path} cannot be read ({unreadable.strerror}): its settings are not put back; mend its disk"
+            ]
         for entry in reversed(entries):
             if await self._kernel.sysctl(entry.name) != entry.given:
                 continue
