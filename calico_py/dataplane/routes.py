@@ -48,6 +48,7 @@ class RouteReconciler:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._tracker: DeltaTracker[RouteKey, Route] = DeltaTracker()
+        self._devices: set[int] = set()  # by which routes of ours go, or have gone since the kernel was last read
         self._foreign: dict[RouteKey, Route] = {}
         self._surplus: list[Route] = []  # further routes of ours on a key that has one (NLM_F_APPEND)
         self._failures: dict[RouteKey, str] = {}
@@ -108,6 +109,7 @@ class RouteReconciler:
             else:
                 ours[key] = route
         self._tracker.set_actual(ours)
+        self._devices = {hop.ifindex for route in ours.values() for hop in route.next_hops}
         self._foreign, self._surplus = foreign, surplus
 
     async def apply(self) -> Mapping[RouteKey, str]:
@@ -153,7 +155,7 @@ class RouteReconciler:
             if removed:
                 self._tracker.gone(key)  # or one of several next hops, or one of several routes: written again
             else:
-                self._tracker.seen(key, route)
+                self._note(key, route)
                 self._stale |= key in self._foreign  # replaced, or beside it: an event does not say
             return self._stale or key in self._tracker.puts or key in self._tracker.deletes
         if removed:
@@ -164,11 +166,14 @@ class RouteReconciler:
         return self._stale or key in self._tracker.puts
 
     def _forget(self, ifindex: int) -> bool:
-        """Routes of a device that went down, or lost an address, may have vanished without an event (see monitor)."""
+        """Routes of a device that went down, or lost an address, may have vanished without an event (see monitor).
+
+        Most such devices are pods', by which no route of ours goes: that must not take a look at each route.
+        """
         self._stale |= self._reading
         lost = [
             key
-            for key, route in self._tracker.actual.items()
+            for key, route in (self._tracker.actual.items() if ifindex in self._devices else ())
             if key in self._tracker.desired and any(hop.ifindex == ifindex for hop in route.next_hops)
         ]
         for key in lost:
@@ -179,6 +184,10 @@ class RouteReconciler:
         )
         self._stale |= blocking
         return self._stale or bool(lost)
+
+    def _note(self, key: RouteKey, route: Route) -> None:
+        self._tracker.seen(key, route)
+        self._devices.update(hop.ifindex for hop in route.next_hops)
 
     async def _explain(self, occupied: Mapping[Route, Route]) -> dict[RouteKey, str]:
         """Why routes are not written whose key a foreign one holds."""
@@ -199,7 +208,7 @@ class RouteReconciler:
     async def _put(self, routes: Sequence[Route]) -> dict[RouteKey, str]:
         before = {route.key: self._tracker.actual.get(route.key) for route in routes}
         for route in routes:
-            self._tracker.seen(route.key, route)
+            self._note(route.key, route)
         failures = {}
         changes: list[Change] = [Put(route) for route in routes]
         for route, error in zip(routes, await self._send(changes), strict=True):
@@ -211,7 +220,7 @@ class RouteReconciler:
                 if previous is None:
                     self._tracker.gone(route.key)
                 else:
-                    self._tracker.seen(route.key, previous)
+                    self._note(route.key, previous)
         return failures
 
     async def _sweep(self) -> dict[RouteKey, str]:
@@ -226,7 +235,7 @@ class RouteReconciler:
             if error is not None:
                 failures[route.key] = str(error)
                 if route.key not in self._tracker.actual:
-                    self._tracker.seen(route.key, route)
+                    self._note(route.key, route)
         return failures
 
     def _sweepable(self) -> list[Route]:
