@@ -21,12 +21,12 @@ from calico_py.agent.sending import compute_sending
 from calico_py.agent.tunnel_address import TunnelAddress
 from calico_py.agent.view import ClusterView
 from calico_py.bgp.decide import Identity
-from calico_py.dataplane.converge import Applied, Dataplane
+from calico_py.dataplane.converge import Applied, Dataplane, Devices, read_devices
 from calico_py.dataplane.ipip import Engine
 from calico_py.model.bgp import LearnedRoutes
 from calico_py.model.cluster import ClusterState, Local
 from calico_py.model.intent import Intent, RouteClass, RouteIntent
-from calico_py.model.kernel import Addr, Kernel, Link, RouteKey
+from calico_py.model.kernel import Kernel, RouteKey
 from calico_py.model.names import (
     IPIP_DEVICE,
     NODE_AS_NUMBER,
@@ -38,8 +38,9 @@ from calico_py.model.net import Family, Network, family
 from calico_py.model.node_codec import encode_sending
 from calico_py.model.nodes import Node, Sending
 from calico_py.model.speaker import Speaker
-from calico_py.routing.compute import compute_intent
+from calico_py.routing.compute import intent_steps
 from calico_py.routing.mesh import as_number
+from calico_py.steps import finish_in_slices
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class Loop:
         if state is None:
             return
         self.problem = ""
-        await self._look_at_devices()
+        devices = await self._look_at_devices()
         receiver = self._step(state)
         local = Local(
             node=self._config.node,
@@ -173,12 +174,11 @@ class Loop:
             router_id=self._config.router_id,
             service_mark=self._config.service_mark,
         )
-        learned = self._learner.learned()
+        learned, own = self._learner.learned(), self._own.addresses()
         started = time.monotonic()
-        intent = compute_intent(state, learned, local)
+        intent = await finish_in_slices(intent_steps(state, learned, local))
         computed = time.monotonic()
-        own = self._own.addresses()
-        applied = await self._dataplane.apply(intent, learned, own)
+        applied = await self._dataplane.apply(intent, learned, own, devices)
         self.observe(computed - started, time.monotonic() - computed, bool(applied.failures or applied.problems))
         same = self.last is not None and _undone(self.last.applied) == _undone(applied)
         self._retry = min(2 * self._retry, LONGEST_RETRY) if same else RETRY
@@ -227,16 +227,18 @@ class Loop:
         found = self._tunnel_address
         return found.address if found.known else state.nodes[self._config.node].ipip_tunnel
 
-    async def _look_at_devices(self) -> None:
+    async def _look_at_devices(self) -> Devices:
+        found = await read_devices(self._kernel)
         own = self._own.addresses()
-        links = {link.ifindex: link for link in await self._kernel.dump(Link)}
-        uplinks = [addr for addr in await self._kernel.dump(Addr) if addr.interface.ip in own and addr.ifindex in links]
+        links = {link.ifindex: link for link in found.links}
+        uplinks = [addr for addr in found.addrs if addr.interface.ip in own and addr.ifindex in links]
         self._kernel_tunnel = any(
             link.kind == "ipip" and link.name == IPIP_DEVICE and link.up for link in links.values()
         )
         self.devices = {ifindex: link.name for ifindex, link in links.items()}
         self.uplinks = frozenset(links[addr.ifindex].name for addr in uplinks)
         self.uplink_mtu = {family(addr.interface): uplink_mtu(links[addr.ifindex], links.values()) for addr in uplinks}
+        return found
 
     def _as_annotation(self) -> dict[str, str]:
         """The AS number that a person set for this node; without one the annotation stays as it is."""

@@ -159,13 +159,13 @@ class ClusterView:
             yield Watched(reflector.kind.plural, reflector.in_sync, len(reflector.objects), reflector.last_error)
 
     def state(self) -> ClusterState:
-        """The cluster as it is now. The value is meant for one computation, not to be kept."""
+        """The cluster as it is now; it stays so while a computation goes on."""
         configs = self.bgp.objects
         self._last_said = {name: _as_last_said(n, self._last_said.get(name)) for name, n in self.nodes.objects.items()}
         return ClusterState(
             nodes=self._last_said,
-            pools=self.pools.objects,
-            affinities=self.affinities.objects,
+            pools=dict(self.pools.objects),
+            affinities=dict(self.affinities.objects),
             blocks=self.blocks(),
             bgp=configs.get(DEFAULT) or BGPConfiguration(Meta(DEFAULT)),
             node_bgp={name.removeprefix("node."): c for name, c in configs.items() if name.startswith("node.")},

@@ -5,14 +5,14 @@ what a later one closes. What a step cannot do stays pending and stops no other.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from pathlib import Path
 
 from calico_py.dataplane.ipip import IPIPReconciler, IPIPStatus
 from calico_py.dataplane.nft import NftReconciler
-from calico_py.dataplane.plan import RoutePlan, plan_routes, sweep_rule
+from calico_py.dataplane.plan import RoutePlan, plan_steps, sweep_rule
 from calico_py.dataplane.routes import RouteReconciler, is_ours
 from calico_py.dataplane.sysctls import SysctlKeeper, Touched, wanted_settings
 from calico_py.model.bgp import LearnedRoutes
@@ -20,6 +20,7 @@ from calico_py.model.intent import PROTO_BOOT, Intent, RouteIntent
 from calico_py.model.kernel import TABLE_MAIN, Addr, Kernel, KernelEvent, Link, Route, RouteKey
 from calico_py.model.names import IPIP_DEVICE, WORKLOAD_PREFIX
 from calico_py.model.net import Address, Network
+from calico_py.steps import finish_in_slices
 
 # Networks that the kernel gives each device for IPv6 (net/ipv6/addrconf.c).
 _EVERY_DEVICES = frozenset({IPv6Network("fe80::/64"), IPv6Network("ff00::/8")})
@@ -42,6 +43,19 @@ class Applied:
     failures: Mapping[RouteKey, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     filtered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What was read of the kernel before a pass: all links and their addresses."""
+
+    links: Sequence[Link]
+    addrs: Sequence[Addr]
+
+
+async def read_devices(kernel: Kernel) -> Devices:
+    """As they are now."""
+    return Devices(await kernel.dump(Link), await kernel.dump(Addr))
 
 
 class Dataplane:
@@ -78,23 +92,29 @@ class Dataplane:
             await self._nft.resync()
             await self._routes.resync()
 
-    async def apply(self, intent: Intent, learned: LearnedRoutes, own: frozenset[Address]) -> Applied:
+    async def apply(
+        self, intent: Intent, learned: LearnedRoutes, own: frozenset[Address], devices: Devices | None = None
+    ) -> Applied:
         """Make the kernel look like the intent.
 
         Args:
             intent: what should be.
             learned: whose peers' views are complete: what may be swept.
             own: this node's addresses; the devices that hold them are its uplinks.
+            devices: as they were when the intent was computed; what has changed since brings another apply by its
+                events. None: they are read.
         """
         async with self._lock:
             unfiltered = await self._nft.apply(intent.firewall)
             problems = [unfiltered]
+            before = self._ipip.status
             ipip = await self._ipip.apply(intent.ipip, address_gone=intent.ipip_address_gone)
             problems.append(ipip.problem)
-            links = await self._kernel.dump(Link)  # with the tunnel device as it is by now
-            problems.extend((await self._settings(own, links)).values())
+            if devices is None or ipip is not before:  # with the tunnel device as it is by now
+                devices = await read_devices(self._kernel)
+            problems.extend((await self._settings(own, devices)).values())
             routes = await self._kernel.dump(Route)
-            plan = plan_routes(intent, links, routes, self._held)
+            plan = await finish_in_slices(plan_steps(intent, devices.links, routes, self._held))
             self._held = plan.held
             self._routes.set_desired(plan.desired, sweep_rule(intent, learned))
             failures = await self._routes.apply()
@@ -107,9 +127,9 @@ class Dataplane:
                 filtered=not unfiltered,
             )
 
-    async def _settings(self, own: frozenset[Address], links: Iterable[Link]) -> Mapping[str, str]:
-        names = {link.ifindex: link.name for link in links}
-        uplinks = {names.get(addr.ifindex, "") for addr in await self._kernel.dump(Addr) if addr.interface.ip in own}
+    async def _settings(self, own: frozenset[Address], devices: Devices) -> Mapping[str, str]:
+        names = {link.ifindex: link.name for link in devices.links}
+        uplinks = {names.get(addr.ifindex, "") for addr in devices.addrs if addr.interface.ip in own}
         settings = wanted_settings(
             uplinks=sorted(uplinks - {""}),
             tunnels=[IPIP_DEVICE],

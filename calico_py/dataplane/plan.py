@@ -29,6 +29,7 @@ from calico_py.model.kernel import (
     RouteType,
 )
 from calico_py.model.net import Address, Network, network_at
+from calico_py.steps import Steps, finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,13 @@ def plan_routes(
         held: the last plan's. A way that is only kept is put back by it when a person or a device that went down took
             it from the kernel, and follows when the way to its gateway changes; without it the kernel alone tells.
     """
+    return finish(plan_steps(intent, links, routes, held))
+
+
+def plan_steps(
+    intent: Intent, links: Iterable[Link], routes: Iterable[Route], held: Mapping[Network, RouteIntent]
+) -> Steps[RoutePlan]:
+    """The same, with pauses."""
     routes = tuple(routes)
     underlay = Underlay(links, routes)
     installed = {route.key: route for route in routes if route.protocol in OURS}
@@ -74,6 +82,7 @@ def plan_routes(
     waiting: dict[Network, str] = {}
     still: dict[Network, RouteIntent] = {}
     for destination in intent.destinations.values():
+        yield
         before = held.get(destination.dst)
         found, why = _choose(destination, underlay, installed, before)
         if why:

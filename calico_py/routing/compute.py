@@ -20,8 +20,9 @@ from calico_py.model.net import FAMILIES, Network, contains, host_network
 from calico_py.model.nodes import Node
 from calico_py.routing.destinations import Programmers, bgp_route, decide_destination, installs_learned
 from calico_py.routing.holders import Holder, find_holders
-from calico_py.routing.mesh import compute_advertisements, compute_peers
+from calico_py.routing.mesh import compute_advertisements, peer_steps
 from calico_py.routing.pools import Pools, select_pools
+from calico_py.steps import Steps, finish
 
 IPIP_OVERHEAD = 20  # bytes: one more IPv4 header (RFC 2003)
 
@@ -32,6 +33,11 @@ def compute_intent(state: ClusterState, learned: LearnedRoutes, local: Local) ->
     Without this node's own Node object, or before it has an address, nothing can be said of others: only the
     problems are returned.
     """
+    return finish(intent_steps(state, learned, local))
+
+
+def intent_steps(state: ClusterState, learned: LearnedRoutes, local: Local) -> Steps[Intent]:
+    """The same, with pauses."""
     pools = select_pools(state.pools.values())
     holders = find_holders(state.affinities.values(), state.blocks, local.node)
     programmers, pair_problems = _programmers(state, local)
@@ -41,11 +47,11 @@ def compute_intent(state: ClusterState, learned: LearnedRoutes, local: Local) ->
         return Intent(problems=problems)
     view = _View(state, learned, me, pools, programmers)
     return Intent(
-        destinations=_destinations(view, holders.by_prefix),
+        destinations=(yield from _destinations(view, holders.by_prefix)),
         ipip=_ipip(local, me),
         ipip_address_gone=local.ipip_address_gone,
         firewall=_firewall(state, pools, local, me),
-        peers=compute_peers(state, me, local.router_id) if local.bgp else frozenset(),
+        peers=(yield from peer_steps(state, me, local.router_id)) if local.bgp else frozenset(),
         advertisements=compute_advertisements(holders.by_prefix.values(), pools, me) if local.bgp else frozenset(),
         problems=problems,
     )
@@ -62,9 +68,10 @@ class _View:
     programmers: Programmers
 
 
-def _destinations(view: _View, holders: Mapping[Network, Holder]) -> dict[Network, Destination]:
+def _destinations(view: _View, holders: Mapping[Network, Holder]) -> Steps[dict[Network, Destination]]:
     out: dict[Network, Destination] = {}
     for prefix, holder in holders.items():
+        yield
         pool = view.pools.find(prefix)
         if holder.node != view.me.name:
             out[prefix] = decide_destination(
@@ -79,16 +86,17 @@ def _destinations(view: _View, holders: Mapping[Network, Holder]) -> dict[Networ
         elif not holder.borrowed and prefix.num_addresses > 1:
             hole = Candidate(RouteIntent(prefix, RouteClass.BLACKHOLE))
             out[prefix] = Destination(prefix, (hole,), pool=pool.name if pool else "", node=view.me.name)
-    out.update(_learned_only(view, holders))
+    out.update((yield from _learned_only(view, holders)))
     return out
 
 
-def _learned_only(view: _View, holders: Mapping[Network, Holder]) -> dict[Network, Destination]:
+def _learned_only(view: _View, holders: Mapping[Network, Holder]) -> Steps[dict[Network, Destination]]:
     """Prefixes that only BGP knows: a router's, a foreign node's. Never one that would capture our own addresses."""
     own = [prefix for prefix, holder in holders.items() if holder.node == view.me.name]
     own += [host_network(address.ip) for address in map(view.me.address, FAMILIES) if address is not None]
     out = {}
     for prefix, route in view.learned.routes.items():
+        yield
         if prefix in holders:
             continue
         pool = view.pools.find(prefix)

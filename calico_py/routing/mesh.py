@@ -10,6 +10,7 @@ from calico_py.model.net import FAMILIES
 from calico_py.model.nodes import Node
 from calico_py.routing.holders import Holder
 from calico_py.routing.pools import Pools
+from calico_py.steps import Steps, finish
 
 
 def as_number(state: ClusterState, node: Node) -> int:
@@ -38,11 +39,17 @@ def compute_peers(state: ClusterState, me: Node, own_router_id: str = "") -> fro
 
     Both sides connect (docs/decisions.md). Of nodes with one address the first by name counts, this one before all.
     """
+    return finish(peer_steps(state, me, own_router_id))
+
+
+def peer_steps(state: ClusterState, me: Node, own_router_id: str = "") -> Steps[frozenset[Peer]]:
+    """The same, with pauses."""
     if not state.bgp.mesh_enabled or me.rr_cluster_id:
         return frozenset()
     peers = set()
     taken = {address.ip for address in map(me.address, FAMILIES) if address is not None}
     for node in sorted(state.nodes.values(), key=lambda node: node.name):
+        yield
         if node.name == me.name or node.rr_cluster_id:
             continue
         for fam in FAMILIES:

@@ -33,12 +33,14 @@ class RealAgent:
     Attributes:
         environment: beside what every agent here gets.
         prefix: of the command, such as a program that moves its clock.
+        kubeconfig: of the server itself, without faults; None for the one before it.
     """
 
     runtime: Runtime
     faults: FaultyApi
     environment: dict[str, str] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
+    kubeconfig: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,7 +65,7 @@ class RealAgent:
 
     def start(self) -> None:
         """Begin a life."""
-        kubeconfig = write_kubeconfig(self.runtime.folder / "kubeconfig", self.faults.url)
+        kubeconfig = self.kubeconfig or write_kubeconfig(self.runtime.folder / "kubeconfig", self.faults.url)
         self.conflists.mkdir(exist_ok=True)
         environment = {
             **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
