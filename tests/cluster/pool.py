@@ -1,10 +1,12 @@
-"""The default pool of the cluster: changes, and whether nodes have followed them."""
+"""The default pools of the cluster: changes, and whether nodes have followed them."""
 
 import json
 
+from calico_py.model.net import Family
 from tests.cluster.kube_cluster import Cluster, Node, wait_until
 
-POOL = "default-ipv4-ippool"
+POOL, POOL6 = "default-ipv4-ippool", "default-ipv6-ippool"
+_CIDRS = {4: "10.244.0.0/16", 6: "fd00:10:244::/48"}
 
 
 def set_mode(kube: Cluster, mode: str) -> None:
@@ -13,16 +15,16 @@ def set_mode(kube: Cluster, mode: str) -> None:
     wait_until(lambda: kube.sends_by(POOL, mode), what=f"all nodes follow {mode}")
 
 
-def set_nat(kube: Cluster, *, value: bool) -> None:
-    """Set the pool's natOutgoing."""
-    change(kube, {"natOutgoing": value})
+def set_nat(kube: Cluster, *, value: bool, pool: str = POOL) -> None:
+    """Set a pool's natOutgoing."""
+    change(kube, {"natOutgoing": value}, pool)
 
 
-def hides(node: Node) -> bool:
+def hides(node: Node, family: Family = 4) -> bool:
     """Whether the node's table of calico-py hides pods behind the node's address."""
-    return "10.244.0.0/16" in node.run("nft", "list", "set", "inet", "calico-py", "masquerade4")
+    return _CIDRS[family] in node.run("nft", "list", "set", "inet", "calico-py", f"masquerade{family}")
 
 
-def change(kube: Cluster, fields: dict[str, object]) -> None:
+def change(kube: Cluster, fields: dict[str, object], pool: str = POOL) -> None:
     """Change fields of its spec."""
-    kube.kubectl("patch", "ippool", POOL, "--type=merge", f"--patch={json.dumps({'spec': fields})}")
+    kube.kubectl("patch", "ippool", pool, "--type=merge", f"--patch={json.dumps({'spec': fields})}")

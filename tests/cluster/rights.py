@@ -1,4 +1,4 @@
-"""What a service account may do, and what it did by the API server's audit log; as ``verb resource[/subresource]``."""
+"""What a service account may do, and what it did by the API server's audit log; as ``verb resource[/part][.group]``."""
 
 import json
 from pathlib import Path
@@ -11,21 +11,24 @@ def granted(kube: Cluster) -> set[str]:
     """By the agents' role in the cluster and in its namespace."""
     roles = (kube.get("clusterrole", "calico-node"), kube.get("role", "calico-node", "--namespace=kube-system"))
     return {
-        f"{verb} {resource}"
+        f"{verb} {'.'.join(filter(None, (resource, group)))}"
         for role in roles
         for rule in role["rules"]
         for verb in rule["verbs"]
         for resource in rule["resources"]
+        for group in rule["apiGroups"]
     }
 
 
-def asked(log: Path, account: str) -> set[tuple[str, bool]]:
-    """What an account asked for, and whether it was refused for want of rights."""
-    found = set()
+def asked(log: Path, account: str) -> tuple[set[str], set[str]]:
+    """What an account asked for and got, and what was refused to it for want of rights."""
+    got: set[str] = set()
+    refused: set[str] = set()
     for line in log.read_text().splitlines():
         event: dict[str, Any] = json.loads(line)
         if event["user"]["username"] == account and "objectRef" in event:
             reference = event["objectRef"]
             resource = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
-            found.add((f"{event['verb']} {resource}", event.get("responseStatus", {}).get("code") == 403))
-    return found
+            request = f"{event['verb']} {'.'.join(filter(None, (resource, reference.get('apiGroup'))))}"
+            (refused if event.get("responseStatus", {}).get("code") == 403 else got).add(request)
+    return got, refused

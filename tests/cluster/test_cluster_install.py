@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("installed")]
 # Linux' numbers of the capabilities that each process has, as deploy/ gives them (linux/capability.h).
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_NICE = 10, 12, 13, 21, 23
 CAPABILITIES = {
-    "node": {NET_ADMIN, NET_RAW, SYS_ADMIN},
-    "speaker": {NET_ADMIN, NET_BIND_SERVICE},
+    "node": {NET_ADMIN, SYS_ADMIN},
+    "speaker": {NET_BIND_SERVICE},
     "tunnel": {NET_ADMIN, NET_RAW, SYS_NICE},
 }
 

@@ -1,4 +1,7 @@
-"""Changes under traffic between pods of all nodes: upgrades, rolling updates, and the mode of the pool in all ways."""
+"""Changes under traffic between pods of all nodes: upgrades, rolling updates, and the mode of the pool in all ways.
+
+While a DaemonSet changes, pods come and go as well.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from deploy.image import version
+from tests.cluster.churn import churn
 from tests.cluster.images import NEXT_TAG
 from tests.cluster.kube_cluster import CHECKOUT, Cluster, Pod, fetch, wait_until
 from tests.cluster.parts import AGENTS, DAEMONSETS, IMAGE, images_of, kill, pods_of, restarts
@@ -30,11 +34,12 @@ def test_an_upgrade_loses_nothing(kube: Cluster, ends: list[Pod], tmp_path: Path
     }
     (tmp_path / "kustomization.yaml").write_text(json.dumps(overlay))
     set_mode(kube, "Never")
-    with traffic(ends) as flows:
+    with traffic(ends) as flows, churn(kube) as pods:
         kube.kubectl("apply", "-k", str(tmp_path))
         for name in DAEMONSETS:
             rolled_out(kube, name)
         time.sleep(1)
+        pods.expect_all_ran()
         flows.expect_no_loss()
     assert images_of(kube) == {f"{IMAGE}:{NEXT_TAG}"}
     release = ("--namespace=kube-system", "ds/calico-node", "--", "cat", "/etc/calico-py-release")
@@ -44,18 +49,20 @@ def test_an_upgrade_loses_nothing(kube: Cluster, ends: list[Pod], tmp_path: Path
 @pytest.mark.parametrize(("name", "mode"), [("calico-node", "Always"), ("calico-py-speaker", "Never")])
 def test_a_rolling_update_loses_nothing(kube: Cluster, ends: list[Pod], name: str, mode: str) -> None:
     set_mode(kube, mode)
-    with traffic(ends) as flows:
+    with traffic(ends) as flows, churn(kube) as pods:
         back_to_the_release(kube, name)
         time.sleep(1)
+        pods.expect_all_ran()
         flows.expect_no_loss()
 
 
 def test_the_tunnel_s_update_stands_still_for_a_moment(kube: Cluster, ends: list[Pod]) -> None:
     """Which shows as well that these tests see a loss."""
     set_mode(kube, "Always")
-    with traffic(ends) as flows:
+    with traffic(ends) as flows, churn(kube) as pods:
         back_to_the_release(kube, "calico-py-tunnel")
         time.sleep(2)
+        pods.expect_all_ran()
         results = flows.stop()
     gaps = {pair: max(result.there.gap, result.back.gap) for pair, result in results.items() if pair[2] == 4}
     print(f"\nthe userspace tunnel's update, longest gaps in milliseconds: {gaps}")
@@ -112,14 +119,23 @@ def test_the_environment_of_the_daemonset_changes_the_pool_it_made(kube: Cluster
 
 
 def test_what_a_person_edited_is_stronger_than_the_environment(kube: Cluster) -> None:
-    """And an Event tells of it."""
+    """And an Event tells of it, whose count rises when the agent says it again in its next life."""
     set_mode(kube, "Always")
     kube.kubectl("set", "env", *AGENTS, "CALICO_IPV4POOL_IPIP=CrossSubnet")
     rolled_out(kube, "calico-node")
+    wait_until(lambda: told(kube), what="an Event tells it")
+    assert mode_of(kube) == "Always"
+    node, times = next(iter(told(kube).items()))
+    kill(kube.nodes[node], "node")
+    wait_until(lambda: told(kube)[node] > times, what="the Event's count rises")
+
+
+def told(kube: Cluster) -> dict[str, int]:
+    """How often each node's agent has said, by an Event, that the pool differs from the environment."""
     events = ("events", "--namespace=default", f"--field-selector=involvedObject.name={POOL}")
     said = "spec.ipipMode is Always, CALICO_IPV4POOL_IPIP is CrossSubnet"
-    wait_until(lambda: any(said in event["message"] for event in kube.get(*events)["items"]), what="an Event tells it")
-    assert mode_of(kube) == "Always"
+    found = kube.get(*events)["items"]
+    return {event["source"]["host"]: event["count"] for event in found if said in event["message"]}
 
 
 def mode_of(kube: Cluster) -> str:

@@ -29,10 +29,10 @@ async def main():
 asyncio.run(main())
 """
 _ENTERS_A_POD = """
-import os
-from calico_py.dataplane.netns import inside
+from calico_py.dataplane.netns import inside, open_current
 
-with inside(os.open("/proc/self/ns/net", os.O_RDONLY)):
+own = open_current()
+with inside(own, own):
     pass
 """
 _BINDS_ITS_PORT = """
