@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from calico_py.cli.ipam_output import console
 from calico_py.cli.status import ask
 
 
@@ -24,7 +25,7 @@ def command(output: str, host: str, port: int) -> None:
     if output == "json":
         click.echo(json.dumps(status["bgp"], indent=2))
     else:
-        Console(soft_wrap=False).print(render(status["bgp"], now=status["now"]))
+        console().print(render(status["bgp"], now=status["now"]))
 
 
 def render(bgp: Mapping[str, Any], *, now: str) -> RenderableType:

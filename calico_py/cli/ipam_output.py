@@ -34,11 +34,15 @@ def echo_data(found: object, output: str) -> None:
         click.echo(json.dumps(found, indent=2))
 
 
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or wide enough for whole names where grep reads them."""
+    found = Console(soft_wrap=False)
+    return found if found.is_terminal else Console(width=_WIDE)
+
+
 def echo_tables(found: Mapping[str, Sequence[Mapping[str, Any]]], *, hidden: Collection[str] = ()) -> None:
     """Print tables; those without rows, and the hidden columns, are left out."""
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
+    out = console()
     for title, rows in found.items():
         if not rows:
             continue
@@ -52,7 +56,7 @@ def echo_tables(found: Mapping[str, Sequence[Mapping[str, Any]]], *, hidden: Col
             )
         for row in rows:
             table.add_row(*(cell(row[column]) for column in shown))
-        console.print(table)
+        out.print(table)
 
 
 def cell(value: object) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import click
 import yaml
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from calico_py.cli.ipam_output import console
 
 _TIMEOUT = 5.0  # seconds
 
@@ -37,7 +39,7 @@ def command(  # noqa: PLR0917 - one for each option
     elif output == "yaml":
         click.echo(yaml.safe_dump(status, sort_keys=False), nl=False)
     else:
-        Console(soft_wrap=False).print(render(status, all_routes=all_routes))
+        console().print(render(status, all_routes=all_routes))
 
 
 def ask(host: str, port: int) -> Mapping[str, Any]:

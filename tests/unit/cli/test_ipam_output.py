@@ -3,8 +3,9 @@
 from ipaddress import ip_network
 
 import pytest
+from rich.table import Table
 
-from calico_py.cli.ipam_output import cell, counted, share
+from calico_py.cli.ipam_output import cell, console, counted, share
 from calico_py.cli.ipam_show import pool_rows
 from tests.fakes.ipam import pool
 
@@ -43,3 +44,14 @@ def test_a_cell() -> None:
 def test_what_is_reserved_counts_once_and_inside_the_pool(reserved: tuple[str, ...], expected: int) -> None:
     (row,) = pool_rows([], [pool("10.0.0.0/27", 28)], [ip_network(each) for each in reserved])
     assert (row["reserved"], row["free"]) == (expected, 32 - expected)
+
+
+def test_a_long_name_stays_whole_where_grep_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table()
+    for column in ("a pool's name", "the address of a block", "mode"):
+        table.add_column(column, overflow="fold")
+    row = ("default-ipv6-ippool-of-the-second-site", "fd00:77:0:ce1f:418a:b86a:74a7:1b40/122", "CrossSubnet")
+    table.add_row(*row)
+    console().print(table)
+    line = next(each for each in capsys.readouterr().out.splitlines() if "default" in each)
+    assert all(each in line for each in row)
