@@ -10,7 +10,9 @@ _PACKAGES = {
     "nsenter": "util-linux",
     "ping": "iputils-ping",
     "setpriv": "util-linux",
+    "sleep": "coreutils",
     "tcpdump": "tcpdump",
+    "umount": "mount",
     "unshare": "util-linux",
 }
 
