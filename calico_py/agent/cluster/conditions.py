@@ -17,6 +17,7 @@ from calico_py.model.meta import Meta
 from calico_py.model.names import POOL_FINALIZER
 from calico_py.model.net import InvalidError, Network, contains
 from calico_py.model.pools import IPPool
+from calico_py.model.selectors import parse_selector
 from calico_py.model.store import Json, Kind
 from calico_py.routing.pools import select_pools
 
@@ -68,17 +69,30 @@ def judge_pools(
     verdicts = {
         problem.name: Verdict(False, problem.reason, problem.message, holds=False) for problem in selected.problems
     }
-    for name, error in invalid.items():
-        verdicts[name] = Verdict(False, "Invalid", f"IPPool {name} is not used: {error}", holds=False)
+    for name, unreadable in invalid.items():
+        verdicts[name] = Verdict(False, "Invalid", f"IPPool {name} is not used: {unreadable}", holds=False)
     for pool in selected.usable:
         if pool.meta.deleting:
             verdicts[pool.name] = _farewell(pool, in_use)
         elif pool.disabled:
             why = f"IPPool {pool.name}: spec.disabled is true; addresses in use go on to work"
             verdicts[pool.name] = Verdict(False, "PoolDisabled", why)
+        elif error := _wrong_selector(pool):
+            why = f"IPPool {pool.name} gives addresses only to pods that name it: {error}"
+            verdicts[pool.name] = Verdict(False, "Invalid", why)
         else:
             verdicts[pool.name] = Verdict(True, "OK")
     return verdicts
+
+
+def _wrong_selector(pool: IPPool) -> InvalidError | None:
+    """What is wrong with the pool's selectors, whose grammar the schema does not know."""
+    try:
+        parse_selector(pool.node_selector, field="spec.nodeSelector")
+        parse_selector(pool.namespace_selector, field="spec.namespaceSelector")
+    except InvalidError as error:
+        return error
+    return None
 
 
 def _farewell(pool: IPPool, in_use: Collection[Network] | None) -> Verdict:

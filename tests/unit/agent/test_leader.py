@@ -439,15 +439,22 @@ async def test_other_problems_are_told_once_while_they_last() -> None:
 def test_verdicts() -> None:
     leaving = IPPool(Meta("leaving", deleting=True), ip_network("192.168.0.0/16"))
     off = IPPool(Meta("off", creation_timestamp="2"), ip_network("172.16.0.0/16"), disabled=True)
+    nowhere = IPPool(Meta("nowhere", creation_timestamp="3"), ip_network("100.64.0.0/16"), node_selector="zone ==")
+    spaces = IPPool(Meta("spaces", creation_timestamp="4"), ip_network("100.65.0.0/16"), namespace_selector="global()")
     wrong = InvalidError("spec.cidr", "x", "a network")
-    found = judge_pools([YOUNGER, OLDER, leaving, off], {"broken": wrong})
+    found = judge_pools([YOUNGER, OLDER, leaving, off, nowhere, spaces], {"broken": wrong})
     assert {name: (verdict.allocatable, verdict.reason) for name, verdict in found.items()} == {
         "older": (True, "OK"),
         "younger": (False, "CIDROverlap"),
         "leaving": (False, "Terminating"),
         "off": (False, "PoolDisabled"),
         "broken": (False, "Invalid"),
+        "nowhere": (False, "Invalid"),
+        "spaces": (False, "Invalid"),
     }
+    assert "spec.nodeSelector: found 'zone =='" in found["nowhere"].message
+    assert "spec.namespaceSelector: found 'global()'" in found["spaces"].message
+    assert found["nowhere"].holds  # its blocks go on to be routed
     assert "spec.cidr" in found["broken"].message
 
 
