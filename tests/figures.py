@@ -15,7 +15,7 @@ KEPT = Path(__file__).resolve().parents[1] / "build" / "benchmarks.json"
 _HEAD = """\
 # Benchmarks
 
-Written by `make bench` (root; it needs the machine for itself), which exits 1 where a figure is missed.
+Written by `make bench` (root; it needs the machine for itself), which fails where a figure is missed.
 "Wanted" is a limit that the project has set itself; where there is none the figure is only told. "Beside" is something
 else measured in the same run, call by call in turns: on a shared machine only the ratio to it means much.
 

@@ -108,9 +108,19 @@ def allocation_at(block: IPAMBlock, ordinal: int) -> Allocation | None:
     index = block.allocations[ordinal]
     if index is None:
         return None
-    # A foreign writer's block may lack the attribute: an address of an unknown owner, never a free one.
-    attribute = block.attributes[index] if index < len(block.attributes) else Attribute()
-    return Allocation(ordinal, address_at(block, ordinal), attribute, block.sequence_numbers.get(ordinal, 0))
+    sequence = block.sequence_numbers.get(ordinal, 0)
+    return Allocation(ordinal, address_at(block, ordinal), _attribute(block, index), sequence)
+
+
+def claim_at(block: IPAMBlock, ordinal: int) -> tuple[str, int] | None:
+    """Handle and sequence number of it alone: this is asked for each warm address and each pod at every change."""
+    index = block.allocations[ordinal]
+    return None if index is None else (_handle(_attribute(block, index)), block.sequence_numbers.get(ordinal, 0))
+
+
+def _attribute(block: IPAMBlock, index: int) -> Attribute:
+    """A foreign writer's block may lack it: an address of an unknown owner, never a free one."""
+    return block.attributes[index] if index < len(block.attributes) else Attribute()
 
 
 def held_by(block: IPAMBlock, handle_id: str) -> list[Allocation]:

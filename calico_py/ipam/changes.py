@@ -170,8 +170,8 @@ def stands(block: IPAMBlock | None, assigned: Assigned) -> bool:
 
 
 def _stands(block: IPAMBlock, assigned: Assigned) -> bool:
-    held = blocks.allocation_at(block, blocks.ordinal_of(block, assigned.address))
-    return held is not None and (held.handle, held.sequence) == (assigned.handle_id, assigned.sequence)
+    ordinal = blocks.ordinal_of(block, assigned.address)
+    return blocks.claim_at(block, ordinal) == (assigned.handle_id, assigned.sequence)
 
 
 def _assigned(block: IPAMBlock, ordinal: int, pool: str) -> Assigned:
