@@ -104,7 +104,7 @@ class Parts:
         if not self.has_node:
             return f"Node {self.config.node} does not exist any more: stop this agent, or let the kubelet make it again"
         if not self.pools_settled:
-            return "the environment's pools are not looked after yet"
+            return "the environment's pools are not looked after yet: if it stays, the agent's log says why"
         if not self._families_of(self._selecting()):
             return "no IPPool serves this node: create one, or set CALICO_IPV4POOL_CIDR"
         return ""

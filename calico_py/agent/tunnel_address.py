@@ -105,8 +105,7 @@ class TunnelAddress:
         return held[0].address if held else None
 
     def _tell(self, cause: Exception | str) -> None:
-        kept = f"tunl0 keeps {self.address}, which cannot be asked for in IPAM"
-        what = "tunl0 has no address" if self.address is None else kept
+        what = "tunl0 has no address" if self.address is None else f"tunl0 keeps {self.address} for now"
         self.problem = f"{what}: {cause}" if cause else ""
         if cause:
             self._trouble.tell(what, cause)

@@ -213,8 +213,8 @@ class ClusterView:
     def problems(self) -> tuple[Problem, ...]:
         """The objects that the server holds and that cannot be used, and the annotations of nodes."""
         objects = (
-            Problem(reflector.kind.kind, name, "Invalid", f"{reflector.kind.kind} {name} is not used: {error}")
-            for reflector in self.reflectors()
+            Problem(kind, name, "Invalid", f"{kind} {name} is not used: {error}; mend or delete it")
+            for kind, reflector in ((reflector.kind.kind, reflector) for reflector in self.reflectors())
             for name, error in sorted(reflector.invalid.items())
         )
         annotations = (

@@ -5,14 +5,12 @@ from typing import Any
 
 from calico_py.model.bgp import Peer
 
-# RFC 4271 4.5
+# RFC 4271 4.5; 4 and 6 have sentences of their own
 _CODES = {
     1: "a message header was damaged",
     2: "the OPEN was refused",
     3: "an UPDATE was malformed",
-    4: "the hold timer expired",
     5: "a message came out of turn",
-    6: "the session was ended",
     7: "a route refresh was malformed",
 }
 # RFC 4271 6.2, RFC 5492 5, RFC 9234 4.2

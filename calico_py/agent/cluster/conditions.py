@@ -70,7 +70,8 @@ def judge_pools(
         problem.name: Verdict(False, problem.reason, problem.message, holds=False) for problem in selected.problems
     }
     for name, unreadable in invalid.items():
-        verdicts[name] = Verdict(False, "Invalid", f"IPPool {name} is not used: {unreadable}", holds=False)
+        why = f"IPPool {name} is not used: {unreadable}; mend or delete it"
+        verdicts[name] = Verdict(False, "Invalid", why, holds=False)
     for pool in selected.usable:
         if pool.meta.deleting:
             verdicts[pool.name] = _farewell(pool, in_use)

@@ -79,7 +79,9 @@ async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[int
             if error.errno not in _OF_THE_PORT:
                 raise
             why = "another process has it" if error.errno == errno.EADDRINUSE else str(error)
-            raise ListenError(f"cannot listen on {host or '*'} port {port}: {why}; set CALICO_PY_*_PORT") from error
+            where = f"cannot listen on {host or '*'} port {port}"
+            cure = "stop it, or set another (CALICO_PY_HEALTH_PORT, CALICO_PY_METRICS_PORT)"
+            raise ListenError(f"{where}: {why}; {cure}") from error
         yield runner.addresses[0][1] if runner.addresses else port
     finally:
         await runner.cleanup()

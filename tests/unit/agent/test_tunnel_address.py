@@ -77,7 +77,7 @@ async def test_an_address_that_is_there_is_not_said_to_be_missing() -> None:
         cluster.store.fault = fail
         tunnel.observe(blocks)
         await until(lambda: bool(tunnel.problem))
-        assert tunnel.problem == f"tunl0 keeps {tunnel.address}, which cannot be asked for in IPAM: {away}"
+        assert tunnel.problem == f"tunl0 keeps {tunnel.address} for now: {away}"
 
 
 async def test_where_there_is_none_it_is_looked_for_again_though_nobody_tells() -> None:
