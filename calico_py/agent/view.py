@@ -88,6 +88,7 @@ class ClusterView:
 
         def on_claim_change() -> None:
             self.own_blocks.follow()
+            self.lending_blocks.follow()
             on_change()
 
         def on_block_change() -> None:
@@ -105,7 +106,14 @@ class ClusterView:
         self.affinities = Reflector(store, BLOCK_AFFINITIES, on_claim_change, trouble=trouble)
         self.own_blocks = OwnBlocks(store, node, on_block_change, self.affinities, trouble=trouble)
         self.lending_blocks = LendingBlocks(
-            store, node, on_block_change, affinities=self.affinities, pools=self.pools, living=living, trouble=trouble
+            store,
+            node,
+            on_block_change,
+            affinities=self.affinities,
+            pools=self.pools,
+            nodes=self.nodes,
+            living=living,
+            trouble=trouble,
         )
         self.bgp = Reflector(store, BGP_CONFIGURATIONS, on_change, trouble=trouble)
         self.felix = Reflector(store, FELIX_CONFIGURATIONS, on_change, trouble=trouble)

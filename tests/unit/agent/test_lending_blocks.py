@@ -11,9 +11,12 @@ import pytest
 from calico_py.agent import lending_blocks
 from calico_py.agent.view import ClusterView
 from calico_py.ipam.requests import Release
-from calico_py.model.kinds import BLOCK_AFFINITIES, IP_POOLS, IPAM_BLOCKS
+from calico_py.model.blocks import AffinityState, BlockAffinity
+from calico_py.model.kinds import BLOCK_AFFINITIES, IP_POOLS, IPAM_BLOCKS, NODES
+from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED, affinity_name, block_name
 from calico_py.model.net import Address
+from calico_py.model.nodes import Node
 from calico_py.model.store import GoneError, StoreError, UnavailableError
 from calico_py.routing.holders import find_holders
 from tests.fakes.ipam import IPAMCluster, pool, workload
@@ -183,9 +186,7 @@ async def test_an_agent_that_starts_without_the_label_finds_it_by_its_pod(
     cluster: IPAMCluster, *, claimed: bool
 ) -> None:
     if not claimed:
-        await cluster.store.delete(BLOCK_AFFINITIES, affinity_name("node2", BLOCK))
-        (block,) = await cluster.blocks()
-        await cluster.store.update(IPAM_BLOCKS, replace(block, affinity=None))
+        await make_nobodys(cluster)
     await drop_label(cluster)
     async with viewing(cluster) as (view, _):
         assert holder(view) is None, "nothing says so"
@@ -194,6 +195,73 @@ async def test_an_agent_that_starts_without_the_label_finds_it_by_its_pod(
         await restore_label(cluster)
         await cluster.node("node1").release([Release(LENT)])
         await until(lambda: holder(view) is None)
+
+
+async def make_nobodys(cluster: IPAMCluster) -> None:
+    """The lender's node was deleted; the pod that borrowed lives on."""
+    await cluster.store.delete(BLOCK_AFFINITIES, affinity_name("node2", BLOCK))
+    (block,) = await cluster.blocks()
+    await cluster.store.update(IPAM_BLOCKS, replace(block, affinity=None))
+
+
+async def test_a_block_that_is_nobodys_is_kept_by_all(cluster: IPAMCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no node that would pass packets on."""
+    monkeypatch.setattr(lending_blocks, "_AGAIN", 0.1)
+    await make_nobodys(cluster)
+    async with viewing(cluster, "node3") as (view, store):
+        assert holder(view) == "node1"
+        await drop_label(cluster)
+        await until(lambda: store.calls[GET] > 1)
+        assert holder(view) == "node1"
+        await restore_label(cluster)
+        await cluster.store.delete(IPAM_BLOCKS, NAME)
+        await until(lambda: holder(view) is None, within=1)
+
+
+async def test_many_nodes_ask_for_a_block_that_is_nobodys_at_different_times(
+    cluster: IPAMCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if there were thousands of nodes. The one that borrows asks at once."""
+    monkeypatch.setattr(lending_blocks, "_APART", 1000.0)
+    for name in ("node1", "node2", "node3"):
+        await cluster.store.create(NODES, Node(Meta(name)))
+    await make_nobodys(cluster)
+    async with viewing(cluster, "node3") as (view, store), viewing(cluster, "node1") as (borrower, asking):
+        await drop_label(cluster)
+        await until(lambda: asking.calls[GET] > 0)
+        assert store.calls[GET] == 0
+        assert holder(view) == holder(borrower) == "node1"
+
+
+async def test_a_block_that_was_nobodys_is_left_to_the_node_that_claims_it(
+    cluster: IPAMCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be another block of that name by now, with other pods."""
+    monkeypatch.setattr(lending_blocks, "_APART", 1000.0)
+    await cluster.store.create(NODES, Node(Meta("node3")))
+    await make_nobodys(cluster)
+    async with viewing(cluster, "node3") as (view, store):
+        await drop_label(cluster)
+        await asyncio.sleep(0.05)
+        assert holder(view) == "node1"
+        claim = BlockAffinity(Meta(affinity_name("node2", BLOCK)), BLOCK, "node2", AffinityState.PENDING)
+        await cluster.store.create(BLOCK_AFFINITIES, claim)
+        await until(lambda: holder(view) is None, within=1)
+        assert store.calls[GET] == 0
+
+
+async def test_a_new_list_keeps_a_block_that_is_nobodys(cluster: IPAMCluster) -> None:
+    faults = Faults()
+    await make_nobodys(cluster)
+    told: list[str | None] = []
+    async with viewing(cluster, "node3", faults=faults, told=told) as (view, store):
+        told.clear()
+        lists = store.calls["list", "IPAMBlock"]
+        faults.planned["watch"] = [GoneError("too old")] * 2
+        await drop_label(cluster)
+        await until(lambda: store.calls["list", "IPAMBlock"] == lists + 2 and store.calls[GET] > 0)
+        assert holder(view) == "node1"
+        assert set(told) <= {"node1"}, "at no moment was it gone"
 
 
 async def test_a_start_waits_for_the_answer(cluster: IPAMCluster) -> None:
