@@ -6,9 +6,10 @@ calico-py's own default, an address that cools down is given again before the re
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
+from calico_py.ipam.blocks import allocations
 from calico_py.ipam.changes import Assign, AssignAddress, FullError, NotOursError
 from calico_py.ipam.choice import pool_of
 from calico_py.ipam.commits import RETRIES, BlockGoneError, BlockWriter
@@ -19,7 +20,7 @@ from calico_py.ipam.rules import cooldown_of, may_press
 from calico_py.ipam.survey import Surveys
 from calico_py.ipam.want import Want
 from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
-from calico_py.model.names import LABEL_BORROWED
+from calico_py.model.names import LABEL_BORROWED, warm_handle
 from calico_py.model.net import Address, Network, contains, network_at
 from calico_py.model.pools import IPPool
 from calico_py.model.store import StoreError
@@ -200,10 +201,24 @@ class Search:
                     await self._take(want, block.cidr, pool, own=False)
         if want.missing:
             pools = " ".join(str(pool.cidr) for pool in want.pools)
-            want.reasons.append(f"No IPs available in pools: [{pools}] (create another IPPool, or delete pods)")
+            reserved = self._facts.reserved()
+            held = ", ".join(_what_holds(pool, survey.blocks.values(), reserved) for pool in want.pools)
+            want.reasons.append(f"No IPs available in pools: [{pools}] ({held}; create another IPPool, or delete pods)")
             self._surveys.found_nothing(want, min(self._blocks.seen, survey.number), began)
 
     def _preference(self, block: IPAMBlock) -> tuple[bool, bytes]:
         """Blocks that lend already come first, for all nodes watch each of them; then each node has its own order."""
         digest = hashlib.sha256(f"{self._facts.node} {block.cidr}".encode()).digest()
         return (LABEL_BORROWED not in block.meta.labels, digest)
+
+
+def _what_holds(pool: IPPool, blocks: Iterable[IPAMBlock], reserved: Iterable[Network]) -> str:
+    """Where the addresses of a pool are, all of which somebody or something holds."""
+    found = [a for block in blocks if contains(pool.cidr, block.cidr) for a in allocations(block)]
+    cooling = sum(a.cooling for a in found)
+    warm = sum(a.handle == warm_handle(a.node) for a in found)
+    parts = [f"{pool.name}: {len(found) - cooling - warm} of {pool.cidr.num_addresses} in use"]
+    parts += [f"{cooling} cool down (spec.ipCooldownSeconds of IPAMConfiguration default)"] if cooling else []
+    parts += [f"{warm} are kept ready by nodes (CALICO_PY_WARM_ADDRESSES)"] if warm else []
+    parts += ["IPReservations keep some back"] if any(pool.cidr.overlaps(cidr) for cidr in reserved) else []
+    return " and ".join(parts)

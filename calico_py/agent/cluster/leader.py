@@ -21,6 +21,7 @@ from calico_py.agent.view import ClusterView
 from calico_py.ipam.collector import DEFAULT_GRACE, Collected
 from calico_py.ipam.garbage import PodName
 from calico_py.ipam.requests import IPAMError
+from calico_py.ipam.rules import config_problems
 from calico_py.kube.backoff import Backoff
 from calico_py.kube.lease import Leadership
 from calico_py.kube.reflector import Reflector
@@ -206,6 +207,9 @@ class Leader:
         for name, error in self._settings.invalid.items():
             why = f"{kind} {name}: {error}; leaked addresses are freed after {DEFAULT_GRACE.total_seconds():.0f} s"
             others.append(Problem(kind, name, "Invalid", why))
+        ipam = self._view.ipam.objects.get("default")
+        wrong = config_problems(ipam) if ipam is not None else []
+        others += [Problem("IPAMConfiguration", "default", "Contradiction", sentence) for sentence in wrong]
         self._announcer.tell((*told, *others, *self._other_problems()))
 
     async def _write_conditions(self, verdicts: Mapping[str, Verdict]) -> None:

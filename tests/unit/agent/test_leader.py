@@ -19,10 +19,10 @@ from calico_py.agent.view import ClusterView
 from calico_py.ipam.collector import Collected
 from calico_py.ipam.garbage import PodView
 from calico_py.kube.events import EVENTS, EventRecord, Recorder
-from calico_py.model.blocks import Attribute, IPAMBlock
+from calico_py.model.blocks import Attribute, IPAMBlock, IPAMConfiguration
 from calico_py.model.controllers import KUBE_CONTROLLERS_CONFIGURATIONS, KubeControllersConfiguration
 from calico_py.model.intent import Problem
-from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, NODES
+from calico_py.model.kinds import IP_POOLS, IPAM_BLOCKS, IPAM_CONFIGURATIONS, NODES
 from calico_py.model.meta import Meta
 from calico_py.model.names import LABEL_BORROWED, POOL_FINALIZER
 from calico_py.model.net import InvalidError
@@ -417,6 +417,18 @@ async def test_a_grace_period_that_cannot_be_read_is_told_and_counts_as_absent()
 
         await until(told)
         assert agent.grace == timedelta(minutes=15)
+
+
+async def test_rules_of_addresses_that_contradict_each_other_are_told() -> None:
+    store = MemoryStore()
+    async with running(Agent(store)):
+        await store.create(IPAM_CONFIGURATIONS, IPAMConfiguration(Meta("default"), auto_allocate_blocks=False))
+
+        async def told() -> bool:
+            found = [(event.about.kind, event.about.name, event.reason) for event in (await store.list(EVENTS)).items]
+            return found == [("IPAMConfiguration", "default", "Contradiction")]
+
+        await until(told)
 
 
 async def test_other_problems_are_told_once_while_they_last() -> None:

@@ -393,5 +393,23 @@ async def test_the_error_names_the_pools_that_were_tried_and_those_that_were_not
         await allocator.assign(workload("c2"))
     text = str(caught.value)
     assert "no IPv4 address for node node1 in pools full (10.0.0.0/32)" in text
-    assert "No IPs available in pools: [10.0.0.0/32] (create another IPPool" in text
+    assert "No IPs available in pools: [10.0.0.0/32] (full: 1 of 1 in use; create another IPPool" in text
     assert "IPPool other was not tried: spec.nodeSelector 'has(gpu)' does not match" in text
+
+
+async def test_the_error_says_what_holds_a_pools_addresses() -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/30", 30, name="small")], config(ip_cooldown_seconds=30))
+    cluster.reserved = [ip_network("10.0.0.3/32")]
+    allocator = cluster.node("node1")
+    await allocator.assign(workload("c1"))
+    await allocator.assign(replace(workload("c0"), handle_id="calico-py-warm-node1"))
+    await allocator.assign(workload("c2"))
+    await allocator.release_handle("k8s-pod-network.c2")
+    with pytest.raises(ExhaustedError) as caught:
+        await allocator.assign(workload("c3"))
+    cooling = "1 cool down (spec.ipCooldownSeconds of IPAMConfiguration default)"
+    warm = "1 are kept ready by nodes (CALICO_PY_WARM_ADDRESSES)"
+    assert (
+        f"(small: 1 of 4 in use and {cooling} and {warm} and IPReservations keep some back; create another IPPool"
+        in str(caught.value)
+    )
