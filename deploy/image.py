@@ -32,7 +32,7 @@ REFERENCE = "docker.io/calico-py/calico-py"
 
 SUITE = "bookworm"
 PYTHON = "3.11"  # bookworm's
-PACKAGES = ("iproute2", "nftables", "python3", "python3-venv")
+PACKAGES = ("iproute2", "nftables", "python3")
 HOME = "opt/calico-py"  # the virtual environment
 SHIM_TARGETS = {"x86_64": "x86_64-linux-musl", "aarch64": "aarch64-linux-musl"}
 _DOCKER_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -100,7 +100,8 @@ def _base_layer(cache: Path, scratch: Path) -> Path:
     layer = cache / f"image-base-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.tar"
     if not layer.exists():
         wheels = scratch / "wheels"
-        _download(wheels, requirements)
+        _download(wheels, [*requirements, "pip"])
+        (pip,) = wheels.glob("pip-*.whl")  # runs from its archive, and need not be in the image
         half = scratch / "base.tar"
         venv = f"/{HOME}"
         _run(
@@ -110,10 +111,9 @@ def _base_layer(cache: Path, scratch: Path) -> Path:
             f"--include={','.join(PACKAGES)}",
             *(f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT),
             f"--customize-hook=copy-in {wheels} /tmp",
-            f'--customize-hook=chroot "$1" python3 -m venv {venv}',
-            f'--customize-hook=chroot "$1" {venv}/bin/pip install -q --no-index --find-links /tmp/wheels '
-            + " ".join(f"'{requirement}'" for requirement in requirements),
-            f'--customize-hook=chroot "$1" {venv}/bin/pip uninstall -q -y pip setuptools',
+            f'--customize-hook=chroot "$1" python3 -m venv --without-pip {venv}',
+            f'--customize-hook=chroot "$1" env PYTHONPATH=/tmp/wheels/{pip.name} {venv}/bin/python -m pip install -q '
+            "--no-index --find-links /tmp/wheels " + " ".join(f"'{requirement}'" for requirement in requirements),
             '--customize-hook=rm -r "$1/tmp/wheels"',
             SUITE,
             str(half),
