@@ -71,16 +71,6 @@ def test_without_nat_nothing_comes_back_from_outside(kube: Cluster, pods: list[P
     assert "calico" not in node.run("iptables-save")
 
 
-def test_a_port_of_the_host_leads_to_its_pod(kube: Cluster) -> None:
-    apply(kube, "hostport.yaml")
-    kube.kubectl("wait", "pod/hostport", "--for=condition=Ready", "--timeout=30s")
-    node = kube.pod("hostport").node.place
-    url = f"http://{node.ipv4.ip}:8088/"
-    assert fetch(kube.outside, url) == "hostport"
-    delete(kube, "hostport.yaml")
-    assert not fetch(kube.outside, url)
-
-
 def test_bandwidth_annotations_are_obeyed(kube: Cluster) -> None:
     """By the chained plugin's queues; kubelet allows a burst of 256 MB, so the rate itself cannot be waited for."""
     apply(kube, "limited.yaml")
