@@ -18,6 +18,7 @@ from calico_py.model.net import FAMILIES, Address, Family, InvalidError, parse_a
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
 _ABSENT_VERSION = "0.1.0"  # as libcni's skel; an empty string is what libcni injects for a list without one
+_IPAM = "calico-ipam"  # as Calico's users write it; whatever they write, addresses are the agent's business
 VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 
 Json = Mapping[str, Any]
@@ -87,7 +88,7 @@ class Call:
         mac: asked for likewise, or empty.
         pools: names or CIDRs of those to take addresses from; empty for any.
         families: that the pod asks for; empty for all that the node has.
-        pool_families: those of which it names pools.
+        pool_families: of which family each of these pools must be, since it is named for that.
         namespace_labels: of the pod's namespace; None where they are not known.
     """
 
@@ -103,7 +104,7 @@ class Call:
     mac: str = ""
     pools: tuple[str, ...] = ()
     families: tuple[Family, ...] = ()
-    pool_families: tuple[Family, ...] = ()
+    pool_families: Mapping[str, Family] = field(default_factory=dict)
     namespace_labels: Mapping[str, str] | None = None
 
 
@@ -193,6 +194,9 @@ def _parse_config(verb: Verb, document: Json) -> NetworkConfig:
     mtu = document.get("mtu", 0)
     if not isinstance(mtu, int) or isinstance(mtu, bool) or not (mtu == 0 or 68 <= mtu <= 65535):
         raise _invalid("mtu", mtu, "0 (the agent's choice) or 68 to 65535")
+    ipam = _mapping(document, "ipam").get("type") or _IPAM
+    if verb == Verb.ADD and ipam != _IPAM:
+        raise _invalid("ipam.type", ipam, f"{_IPAM!r}, or none: addresses come from IPPools")
     return NetworkConfig(
         version,
         name=name,
@@ -213,9 +217,9 @@ def _parse_pools(document: Json, key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def families_of_pools(ipv4: Sequence[str], ipv6: Sequence[str]) -> tuple[Family, ...]:
-    """The families of which pools are named."""
-    return tuple(of for of, pools in zip(FAMILIES, (ipv4, ipv6), strict=True) if pools)
+def families_of_pools(ipv4: Sequence[str], ipv6: Sequence[str]) -> dict[str, Family]:
+    """The family for which each pool is named."""
+    return dict.fromkeys(ipv4, FAMILIES[0]) | dict.fromkeys(ipv6, FAMILIES[1])
 
 
 def _parse_families(document: Json) -> tuple[Family, ...]:

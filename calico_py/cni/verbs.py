@@ -272,6 +272,7 @@ class Plugin:
             families=families,
             requested=call.addresses,
             pools=call.pools,
+            pool_families=call.pool_families,
             namespace_labels=call.namespace_labels,
         )
         try:

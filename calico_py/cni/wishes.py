@@ -77,7 +77,7 @@ def choose_families(call: Call, *, of_node: Sequence[Family], addressed: Sequenc
     Raises:
         CNIError: there is none, and no address is asked for by name.
     """
-    possible = {of for of in call.pool_families if of in addressed}.union(of_node)
+    possible = {of for of in call.pool_families.values() if of in addressed}.union(of_node)
     chosen = call.families or tuple(of for of in FAMILIES if of in possible.intersection(call.config.families))
     if not call.addresses and (reason := _no_family(call, chosen, possible)):
         raise CNIError(Code.ADDRESSES, "no address for the pod", reason)

@@ -47,7 +47,7 @@ def choose_pools(
         PoolError: there is none; the message has the reason for each pool of the family.
     """
     ours = sorted((pool for pool in pools if pool.cidr.version == family), key=lambda pool: pool.name)
-    named = _named(pools, request.pools, family)
+    named = _named(pools, request, family)
     refused: dict[str, str] = {}
     chosen = []
     for pool in named or ours:
@@ -63,12 +63,14 @@ def choose_pools(
     return Choice(tuple(chosen), refused)
 
 
-def _named(pools: Collection[IPPool], wanted: Iterable[str], family: Family) -> list[IPPool]:
+def _named(pools: Collection[IPPool], request: AssignRequest, family: Family) -> list[IPPool]:
     found = []
-    for name in wanted:
+    for name in request.pools:
         pool = next((p for p in pools if not closed_because(p) and name in (p.name, str(p.cidr))), None)
         if pool is None:
             raise PoolError(f"the given pool ({name}) does not exist, or is not enabled")
+        if (expected := request.pool_families.get(name, pool.cidr.version)) != pool.cidr.version:
+            raise PoolError(f"the given pool ({name}) is of IPv{pool.cidr.version}, expected one of IPv{expected}")
         if pool.cidr.version == family:
             found.append(pool)
     return found

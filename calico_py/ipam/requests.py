@@ -20,6 +20,7 @@ class AssignRequest:
         requested: exactly these addresses instead; families then has no effect.
         pools: names or CIDRs of pools, used in this order and whatever their selectors say. A family without a pool
             among them takes from the pools that select the node.
+        pool_families: of which family a pool of these must be, by name or CIDR, where that was said.
         namespace_labels: labels of the pod's namespace, for pools with a namespaceSelector; None if they are unknown.
     """
 
@@ -30,6 +31,7 @@ class AssignRequest:
     pools: tuple[str, ...] = ()
     use: AllowedUse = AllowedUse.WORKLOAD
     namespace_labels: Mapping[str, str] | None = None
+    pool_families: Mapping[str, Family] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,3 +104,13 @@ def test_the_configuration_turns_families_off(ipam: dict[str, Any], families: tu
 def test_a_switch_that_is_none_is_refused() -> None:
     with pytest.raises(CNIError, match="assign_ipv4"):
         call(ipam={"assign_ipv4": "no"})
+
+
+def test_another_ipam_plugin_is_refused_but_by_a_del() -> None:
+    assert call(ipam={"type": "calico-ipam"}).pools == ()
+    with pytest.raises(CNIError, match=r"ipam.type: found 'host-local', expected 'calico-ipam'") as caught:
+        call(ipam={"type": "host-local", "subnet": "usePodCidr"})
+    assert caught.value.code == Code.INVALID_CONFIGURATION
+    stdin = json.dumps({"cniVersion": "1.0.0", "name": "net", "ipam": {"type": "host-local"}}).encode()
+    env = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0", "CNI_PATH": "/opt/cni/bin"}
+    assert parse_call(Request(env, stdin)).container_id == "c1"

@@ -135,3 +135,10 @@ def test_without_any_pool_the_error_says_what_to_do() -> None:
         PoolError, match="no configured Calico pools for node node1: there is no IPv4 IPPool; create one"
     ):
         choose([V6], AUTO)
+
+
+def test_a_pool_that_is_named_for_the_other_family_is_refused() -> None:
+    asked = AssignRequest("h", pools=("six", "10.0.0.0/24"), pool_families={"six": 4, "10.0.0.0/24": 4})
+    with pytest.raises(PoolError, match=r"the given pool \(six\) is of IPv6, expected one of IPv4"):
+        choose([V6, A], asked)
+    assert choose([V6, A], replace(asked, pool_families={"six": 6})) == ["a"]
