@@ -1,6 +1,6 @@
 """compute_intent: from all that is known to all that should be. Pure, and whole: nothing is carried over."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from calico_py.model.bgp import LearnedRoutes, ProgramClusterRoutes
@@ -16,9 +16,9 @@ from calico_py.model.intent import (
     RouteIntent,
 )
 from calico_py.model.names import IPIP_DEVICE
-from calico_py.model.net import FAMILIES, Network, contains, host_network
+from calico_py.model.net import FAMILIES, Address, Network, contains, family, host_network
 from calico_py.model.nodes import Node
-from calico_py.routing.destinations import Programmers, bgp_route, decide_destination, installs_learned
+from calico_py.routing.destinations import Programmers, bgp_route, decide_destination, installs_learned, same_subnet
 from calico_py.routing.holders import Holder, find_holders
 from calico_py.routing.mesh import compute_advertisements, peer_steps
 from calico_py.routing.pools import Pools, select_pools
@@ -94,6 +94,7 @@ def _learned_only(view: _View, holders: Mapping[Network, Holder]) -> Steps[dict[
     """Prefixes that only BGP knows: a router's, a foreign node's. Never one that would capture our own addresses."""
     own = [prefix for prefix, holder in holders.items() if holder.node == view.me.name]
     own += [host_network(address.ip) for address in map(view.me.address, FAMILIES) if address is not None]
+    on_link = _on_link(view.state.nodes.values(), view.me)
     out = {}
     for prefix, route in view.learned.routes.items():
         yield
@@ -102,9 +103,31 @@ def _learned_only(view: _View, holders: Mapping[Network, Holder]) -> Steps[dict[
         pool = view.pools.find(prefix)
         if not installs_learned(pool, view.programmers):
             continue
-        if not any(contains(ours, prefix) for ours in own):
-            out[prefix] = Destination(prefix, (Candidate(bgp_route(route)),), pool=pool.name if pool else "")
+        if any(contains(ours, prefix) for ours in own):
+            continue
+        taken = _takes(prefix, view.me, on_link)
+        ways = () if taken else (Candidate(bgp_route(route)),)
+        out[prefix] = Destination(prefix, ways, taken, pool=pool.name if pool else "")
     return out
+
+
+def _on_link(nodes: Iterable[Node], me: Node) -> Mapping[Address, str]:
+    """The addresses of the other nodes of this node's subnets, each with the node's name."""
+    others = ((node, node.address(fam), me.address(fam)) for node in nodes for fam in FAMILIES)
+    return {far.ip: node.name for node, far, own in others if far is not None and same_subnet(own, far.ip)}
+
+
+def _takes(prefix: Network, me: Node, on_link: Mapping[Address, str]) -> str:
+    """Whose packets the route would lead astray, in a sentence; empty if nobody's.
+
+    Wider than the subnet it leads nobody astray: the connected route is the longer one.
+    """
+    own = me.address(family(prefix))
+    if own is None or not contains(own.network, prefix):
+        return ""
+    name = next((name for address, name in on_link.items() if contains(prefix, address)), "")
+    why = f"{prefix} holds the address of node {name} on this node's own subnet: what a peer announces is not its way"
+    return why if name else ""
 
 
 def _ipip(local: Local, me: Node) -> IPIPTunnel | None:

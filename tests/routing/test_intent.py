@@ -239,6 +239,24 @@ STATES: list[tuple[str, list[Obj], LearnedRoutes, dict[str, list[tuple[str, str,
         {"10.244.1.0/26": [("blackhole", "", True)], "172.20.0.0/16": [("bgp", "192.168.1.12", True)]},
     ),
     (
+        "a prefix that would take a node off the subnet; not where the node is elsewhere, nor a stranger's address",
+        [*NODES, node("node4", "192.168.2.14/32")],
+        learned(
+            ("192.168.1.12/32", "192.168.1.99"),
+            ("192.168.1.8/29", "192.168.1.99"),
+            ("192.168.1.77/32", "192.168.1.99"),
+            ("192.168.2.13/32", "192.168.1.99"),
+            ("192.168.0.0/16", "192.168.1.99"),
+        ),
+        {
+            "192.168.1.12/32": [],
+            "192.168.1.8/29": [],
+            "192.168.1.77/32": [("bgp", "192.168.1.99", True)],
+            "192.168.2.13/32": [("bgp", "192.168.1.99", True)],
+            "192.168.0.0/16": [("bgp", "192.168.1.99", True)],
+        },
+    ),
+    (
         "a borrowed address has a route of its own",
         [*NODES, *BLOCKS, pool(EncapMode.ALWAYS), borrowed_block()],
         LearnedRoutes(),
@@ -328,6 +346,12 @@ def test_waiting_names_what_is_missing() -> None:
     assert "projectcalico.org/IPv4IPIPTunnelAddr" in waiting
     never = compute_intent(state_of([*NODES, BLOCKS[1], pool(EncapMode.NEVER)]), LearnedRoutes(), LOCAL)
     assert "waiting for BGP" in never.destinations[NET("10.244.2.0/26")].waiting
+
+
+def test_a_peer_that_announces_a_nodes_address_is_told_of() -> None:
+    paths = learned(("192.168.1.12/32", "192.168.1.99"))
+    waiting = compute_intent(state_of(NODES), paths, LOCAL).destinations[NET("192.168.1.12/32")].waiting
+    assert "192.168.1.12/32 holds the address of node node2" in waiting
 
 
 def test_overlapping_pools_leave_the_younger_unused() -> None:

@@ -42,7 +42,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "ipam/promises.py": ("_distrust", "_tell_lost"),
     "kube/reflector.py": ("_failed",),
     "kube/transport.py": ("_unavailable", "to_error"),
-    "routing/compute.py": ("_programmers",),
+    "routing/compute.py": ("_programmers", "_takes"),
     "routing/destinations.py": ("_ways",),
     "routing/holders.py": ("find_holders",),
     "routing/pools.py": ("select_pools",),
