@@ -25,3 +25,7 @@ def command(run_dir: Path) -> None:
     except speaker_process.SpeakerError as error:
         click.echo(f"calico-py speaker: {error}", err=True)
         sys.exit(1)
+    except OSError as error:
+        where = error.filename or run_dir
+        click.echo(f"calico-py speaker: {where}: {error.strerror}; free or mend its disk, it starts again", err=True)
+        sys.exit(1)

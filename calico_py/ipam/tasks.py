@@ -5,6 +5,9 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from calico_py.ipam.requests import IPAMError
+from calico_py.model.store import StoreError
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -53,5 +56,10 @@ async def all_of(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 
 def _log_error(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("%s: %s", task.get_name(), error, exc_info=error)
+    """What the API, the disk or IPAM refused is a sentence; only a defect shows where in the code it was met."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    if isinstance(error, StoreError | IPAMError | OSError):
+        log.warning("%s: %s", task.get_name(), error)
+    else:
+        log.error("%s met a defect: %s", task.get_name(), error, exc_info=error)
