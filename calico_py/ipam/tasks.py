@@ -62,4 +62,4 @@ def _log_error(task: asyncio.Task[Any]) -> None:
     if isinstance(error, StoreError | IPAMError | OSError):
         log.warning("%s: %s", task.get_name(), error)
     else:
-        log.error("%s met a defect: %s", task.get_name(), error, exc_info=error)
+        log.error("%s: %s", task.get_name(), error, exc_info=error)
