@@ -171,7 +171,7 @@ class NetlinkPodWiring:
             yield sock
 
     async def _create(self, link: PodLink, mac: str, netns: int) -> Pair:
-        """The new pair, in place of an old device of another container.
+        """The new pair, in place of an old device of another container of the same pod.
 
         A name that is taken in the pod may be that of a pair that is dying: then it is waited for.
         """
@@ -191,6 +191,11 @@ class NetlinkPodWiring:
                 raise WiringError(
                     f"device {link.host_ifname}: found it with container {link.container_id}, expected none: "
                     "DEL must come before ADD"
+                )
+            elif not link.namespace and _container_of(found):
+                raise WiringError(
+                    f"device {link.host_ifname}: found it with container {_container_of(found)}, expected none: the "
+                    f"eleven characters with which {link.container_id} begins, of which the name is made, must differ"
                 )
             else:
                 self._bury(found.ifindex)

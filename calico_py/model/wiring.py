@@ -26,6 +26,7 @@ class PodLink:
     """A pod's interface as it should be.
 
     Attributes:
+        namespace: empty without Kubernetes; then nobody tells which containers replace each other.
         ifname: inside the pod; host_ifname: the other end (``cali...``).
         addresses: with host prefixes (/32, /128).
         mtu: bytes. mac: of the pod's end, empty for a random one.

@@ -122,6 +122,18 @@ async def test_a_new_container_of_a_pod_replaces_the_old_ones_device(
     assert await wiring.check(new, place) == []
 
 
+async def test_without_kubernetes_no_container_replaces_another(wiring: PodWiring, netns: Callable[[], int]) -> None:
+    """The name of its device is the beginning of its id."""
+    first, second = (
+        replace(_link(container_id=f"cnitool-123{n}"), namespace="", host_ifname="calicnitool-123") for n in "ab"
+    )
+    place = netns()
+    await wiring.wire(first, place)
+    with pytest.raises(WiringError, match="with container cnitool-123a"):
+        await wiring.wire(second, netns())
+    assert await wiring.check(first, place) == []
+
+
 async def test_unwire_of_an_old_container_leaves_the_new_ones_device(
     wiring: PodWiring, netns: Callable[[], int]
 ) -> None:

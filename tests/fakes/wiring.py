@@ -33,6 +33,8 @@ class FakePodWiring:
         old = self.links.get(link.host_ifname)
         if old is not None and old.container_id == link.container_id:
             raise WiringError(f"device {link.host_ifname}: found it, expected none")
+        if old is not None and not link.namespace:
+            raise WiringError(f"device {link.host_ifname}: found it with container {old.container_id}")
         if any(taken == place for name, taken in self._inside.items() if name != link.host_ifname):
             raise WiringError(f"device {link.ifname}: found one, expected none")
         if len(set(link.addresses)) < len(link.addresses):
