@@ -82,7 +82,7 @@ packages-test:
 
 $(VENV)/.run: setup.cfg pyproject.toml
 	@echo "making a virtual environment in $(VENV), with packages from PyPI"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(if $(wildcard $@),,--clear) $(VENV) # one that was not finished here may be another Python's
 	@$(BIN)/pip install -q --disable-pip-version-check -e .
 	@touch $@
 
