@@ -67,7 +67,8 @@ async def read_cluster(store: Store) -> Cluster:
     blocks, handles, affinities = await read(IPAM_BLOCKS), await read(IPAM_HANDLES), await read(BLOCK_AFFINITIES)
     pools, nodes = await read(IP_POOLS), await read(NODES)
     names, cidrs = [node.name for node in nodes], [pool.cidr for pool in pools]
-    view = View(blocks, names, await Pods(store).list(), handles, affinities, cidrs)
+    complete = not any(kind == IPAM_BLOCKS.kind for kind, _, _ in invalid)
+    view = View(blocks, names, await Pods(store).list(), handles, affinities, cidrs, complete)
     return Cluster(view, pools, invalid)
 
 

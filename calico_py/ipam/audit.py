@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 
 from calico_py.ipam.blocks import WINDOWS_RESERVED, Allocation, allocations, block_problems, borrowed
 from calico_py.ipam.choice import pool_of
-from calico_py.ipam.garbage import PodName, PodView, Verdict, View, living_addresses, verdict
+from calico_py.ipam.garbage import Verdict, View, living_addresses, verdict
 from calico_py.model.blocks import AffinityState, BlockAffinity, IPAMBlock
 from calico_py.model.names import LABEL_BORROWED, handle_name
 from calico_py.model.net import Address, Network
 from calico_py.model.pools import IPPool
+
+_MEND = {
+    "IPAMBlock": "mend it, or delete the pods that have its addresses, then the block; what it holds is not judged"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +57,15 @@ def audit(cluster: Cluster) -> list[Finding]:
     held = [(block, a) for block in standing for a in allocations(block) if not a.cooling]
     return [
         *(
-            Finding(kind, name, "Invalid", f"cannot be read: {why}; mend or delete it")
+            Finding(kind, name, "Invalid", f"cannot be read: {why}; {_MEND.get(kind, 'mend or delete it')}")
             for kind, name, why in cluster.invalid
         ),
         *_pools(cluster.pools),
         *_blocks(view.blocks, cluster.pools),
-        *_affinities(standing, view.affinities, view.nodes),
+        *_affinities(standing, view),
         *_leaks(held, view),
-        *_pods(held, view.pods),
-        *_handles(held, view),
+        *_pods(held, view),
+        *(_handles(held, view) if view.complete else ()),
     ]
 
 
@@ -123,12 +127,10 @@ def _blocks(blocks: Iterable[IPAMBlock], pools: Sequence[IPPool]) -> Iterator[Fi
             )
 
 
-def _affinities(
-    blocks: Sequence[IPAMBlock], affinities: Iterable[BlockAffinity], nodes: Iterable[str]
-) -> Iterator[Finding]:
-    owners, known = {block.cidr: block for block in blocks}, set(nodes)
+def _affinities(blocks: Sequence[IPAMBlock], view: View) -> Iterator[Finding]:
+    owners, known = {block.cidr: block for block in blocks}, set(view.nodes)
     claims: dict[Network, list[BlockAffinity]] = {}
-    for affinity in affinities:
+    for affinity in view.affinities:
         claims.setdefault(affinity.cidr, []).append(affinity)
         name, block = affinity.meta.name, owners.get(affinity.cidr)
         if affinity.node not in known and affinity.type == "host":
@@ -140,6 +142,8 @@ def _affinities(
             yield Finding(
                 "BlockAffinity", name, "Unsettled", f"{what}; its node settles it: is the agent of {affinity.node} up?"
             )
+        elif block is None and not view.complete:
+            continue
         elif block is None:
             yield Finding(
                 "BlockAffinity", name, "NoBlock", f"there is no block {affinity.cidr}; the node or the leader mends it"
@@ -187,15 +191,17 @@ def why_leaked(allocation: Allocation, view: View) -> str:
     return f"is of {whose}, {why}; the leader frees it after the grace period"
 
 
-def _pods(held: Iterable[tuple[IPAMBlock, Allocation]], pods: Mapping[PodName, PodView]) -> Iterator[Finding]:
+def _pods(held: Iterable[tuple[IPAMBlock, Allocation]], view: View) -> Iterator[Finding]:
     owners = {a.address: a for _, a in held}
     users: dict[Address, list[str]] = {}
-    for (namespace, name), pod in sorted(pods.items()):
+    for (namespace, name), pod in sorted(view.pods.items()):
         if pod.finished:
             continue
         for address in sorted(pod.addresses, key=str):
             users.setdefault(address, []).append(f"{namespace}/{name}")
             found = owners.get(address)
+            if found is None and not view.complete:
+                continue
             if found is None:
                 message = f"has {address}, which nobody assigned: another pod may get it; delete the pod"
                 yield Finding("Pod", f"{namespace}/{name}", "Unassigned", message)

@@ -86,12 +86,13 @@ class Collector:
             StoreError: the API failed; the next pass goes on.
         """
         # Pods come after the blocks: a pod whose address is in a block by then is among them, or is dead.
-        found = (await self._store.list(IPAM_BLOCKS)).items
+        found = await self._store.list(IPAM_BLOCKS)
         handles = (await self._store.list(IPAM_HANDLES)).items
         affinities = (await self._store.list(BLOCK_AFFINITIES)).items
-        standing = [block for block in found if not block.deleted]
+        standing = [block for block in found.items if not block.deleted]
         pools = [pool.cidr for pool in self._allocator.pools]
-        view = View(standing, self._living_nodes(), await self._pods(), handles, affinities, pools)
+        complete = not found.invalid
+        view = View(standing, self._living_nodes(), await self._pods(), handles, affinities, pools, complete)
         now = self._now()
         memory, cooldown = self._remember(now), self._allocator.cooldown
         # In a thread: over the addresses of thousands of nodes it takes seconds, in which this node's pods want theirs.

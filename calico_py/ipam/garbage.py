@@ -49,6 +49,7 @@ class View:
     Attributes:
         blocks: without those that are marked deleted. pods: by (namespace, name). handles, affinities: all of them.
         pools: CIDRs of those that are in use; None where they are not known.
+        complete: no block is missing because it cannot be read: what has none is not known else.
     """
 
     blocks: Collection[IPAMBlock]
@@ -57,6 +58,7 @@ class View:
     handles: Collection[IPAMHandle] = ()
     affinities: Collection[BlockAffinity] = ()
     pools: Collection[Network] | None = None
+    complete: bool = True
 
     def has_pool(self, block: IPAMBlock) -> bool:
         """Whether a block lies in a pool, as far as is known."""
@@ -119,8 +121,8 @@ def judge(view: View, memory: Memory, *, now: datetime, grace: timedelta, cooldo
         releases=tuple(_leaks(view, watch, grace))[:MOST_RELEASES],
         blocks=tuple(_empty_blocks(view, watch, grace, cooldown)),
         tidy=tuple(b.cidr for b in view.blocks if _needs_writing(b, now=now, cooldown=cooldown)),
-        handles=tuple(_idle_handles(view, watch, grace)),
-        affinities=tuple(_lost_affinities(view, watch, grace)),
+        handles=tuple(_idle_handles(view, watch, grace)) if view.complete else (),
+        affinities=tuple(_lost_affinities(view, watch, grace)) if view.complete else (),
         memory=watch.memory,
     )
 

@@ -139,6 +139,20 @@ def test_each_contradiction_is_found_and_says_what_to_do(sound: Cluster, name: s
         assert len(finding.message) > 20
 
 
+def test_nothing_is_concluded_from_a_block_that_cannot_be_read(sound: Cluster) -> None:
+    """Its pods, handles and claim look as if nobody had given what they have."""
+    (unread, *others) = sorted(sound.view.blocks, key=lambda block: block.meta.name)
+    view = replace(sound.view, blocks=others)
+    assert {finding.reason for finding in audit(replace(sound, view=view))} >= {
+        "NoBlock",
+        "Unassigned",
+        "HandleDiffers",
+    }
+    told = audit(Cluster(replace(view, complete=False), [FOUR], [("IPAMBlock", unread.meta.name, "spec.cidr: no")]))
+    assert [(finding.reason, finding.name) for finding in told] == [("Invalid", unread.meta.name)]
+    assert "delete the pods that have its addresses, then it" in told[0].message
+
+
 def test_the_numbers_add_up(sound: Cluster) -> None:
     (four,) = use_of_pools(sound.view.blocks, sound.pools)
     assert (four.name, four.size, four.blocks, four.in_use, four.warm, four.cooling) == ("four", 256, 2, 5, 6, 0)

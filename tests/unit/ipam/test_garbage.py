@@ -427,3 +427,15 @@ async def test_a_handle_of_nothing_goes_unless_it_changes() -> None:
     cluster.advance(900)
     assert (await leader.collector.collect()).handles == ("k8s-pod-network.c1",)
     assert not await cluster.handles()
+
+
+async def test_handles_and_claims_of_a_block_that_cannot_be_read_stay() -> None:
+    cluster = IPAMCluster([pool("10.0.0.0/24")])
+    await cluster.node("node1").assign(workload("c1"))
+    await cluster.node("node1").drain()
+    (block,) = await cluster.blocks()
+    view = View([], ["node1"], {}, list((await cluster.handles()).values()), await cluster.affinities())
+    for complete, gone in ((True, 1), (False, 0)):
+        memory = judged(replace(view, complete=complete), {}, 0).memory
+        found = judged(replace(view, complete=complete), memory, 15)
+        assert (len(found.handles), len(found.affinities)) == (gone, gone), block.meta.name
