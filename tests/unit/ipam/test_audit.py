@@ -150,7 +150,7 @@ def test_nothing_is_concluded_from_a_block_that_cannot_be_read(sound: Cluster) -
     }
     told = audit(Cluster(replace(view, complete=False), [FOUR], [("IPAMBlock", unread.meta.name, "spec.cidr: no")]))
     assert [(finding.reason, finding.name) for finding in told] == [("Invalid", unread.meta.name)]
-    assert "delete the pods that have its addresses, then it" in told[0].message
+    assert "delete the pods that have its addresses, then the block" in told[0].message
 
 
 def test_the_numbers_add_up(sound: Cluster) -> None:
