@@ -155,7 +155,8 @@ class OwnAddress:
         if choices != self.choices:
             self.choices = choices
             for family, choice in choices.items():
-                log.info("IPv%d address %s: %s", family, choice.address, choice.reason)
+                level = logging.WARNING if choice.address is not None and not choice.device else logging.INFO
+                log.log(level, "IPv%d address %s: %s", family, choice.address, choice.reason)
             self._on_change()
         self._looked.set()
         self._publisher.set(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -72,7 +73,9 @@ def start(config: AgentConfig) -> list[str]:
             stack.enter_context(alone(RUN / "agent.lock"))
             calls = stack.enter_context(server.listen(server.SOCKET))
         except OSError as error:
-            return [f"{error.filename or server.SOCKET}: {error.strerror}; the agent runs as root of its node"]
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+            cure = "free or mend its disk" if full else "the agent runs as root of its node"
+            return [f"{error.filename or server.SOCKET}: {error.strerror}; {cure}"]
         from calico_py.agent.process import run_to_end  # noqa: PLC0415 - the clients of API and kernel take a second
 
         return run_to_end(config, calls)

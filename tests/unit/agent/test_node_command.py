@@ -1,6 +1,7 @@
 """`calico-py node`: flags, the file, and what cannot be used, before anything is touched."""
 
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,3 +99,15 @@ def test_where_it_cannot_listen_it_says_so(folder: Path) -> None:
     folder.write_text("a file\n")
     (said,) = node.start(load_config({}, hostname="node1"))
     assert said == f"{folder}: File exists; the agent runs as root of its node"
+
+
+@pytest.mark.root
+def test_where_the_disk_is_full_it_says_so(folder: Path) -> None:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=1", "none", str(folder)], check=True)
+    try:
+        (said,) = node.start(load_config({}, hostname="node1"))
+        assert said.startswith(f"{folder}/")
+        assert said.endswith(": No space left on device; free or mend its disk")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
