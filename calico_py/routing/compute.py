@@ -113,17 +113,17 @@ def _learned_only(view: _View, holders: Mapping[Network, Holder]) -> Steps[dict[
 
 def _on_link(nodes: Iterable[Node], me: Node) -> Mapping[Address, str]:
     """The addresses of the other nodes of this node's subnets, each with the node's name."""
-    others = ((node, node.address(fam), me.address(fam)) for node in nodes for fam in FAMILIES)
+    others = ((node, node.address(fam), me.address(fam)) for node in nodes if node is not me for fam in FAMILIES)
     return {far.ip: node.name for node, far, own in others if far is not None and same_subnet(own, far.ip)}
 
 
 def _takes(prefix: Network, me: Node, on_link: Mapping[Address, str]) -> str:
     """Whose packets the route would lead astray, in a sentence; empty if nobody's.
 
-    Wider than the subnet it leads nobody astray: the connected route is the longer one.
+    As wide as the subnet it leads nobody astray: the connected route is as long.
     """
     own = me.address(family(prefix))
-    if own is None or not contains(own.network, prefix):
+    if own is None or prefix == own.network or not contains(own.network, prefix):
         return ""
     name = next((name for address, name in on_link.items() if contains(prefix, address)), "")
     why = f"{prefix} holds the address of node {name} on this node's own subnet: what a peer announces is not its way"
