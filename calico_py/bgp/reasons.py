@@ -42,6 +42,12 @@ _AS_CURE = (
 _ROUTER_ID_CURE = "give one of the two another router id (CALICO_ROUTER_ID)"
 
 
+# How ExaBGP 5.0.15 begins what it says of a session that it ends by itself: a neighbour changed, or a collision.
+_OWN_ENDS = {
+    "graceful restarted negotiated, closing": _CEASE[6][0],
+    "closing outgoing connection as we have another": _CEASE[7][0],
+    "connection received before we could": _CEASE[7][0],
+}
 _SENT = re.compile(r"notification sent \((\d+),(\d+)\)")
 
 
@@ -73,6 +79,9 @@ def why_down(record: dict[str, Any], peer: Peer) -> str:
             return f"this node's BGP speaker ended the session with {address} ({why}): {_BACK}"
         what = _CODES.get(code, "unknown error")
         return f"{address} broke the protocol: {what} ({code},{subcode}); see the log of its BGP speaker"
+    for beginning, why in _OWN_ENDS.items():
+        if reason.startswith(beginning):
+            return f"this node's BGP speaker ended the session with {address} ({why}): {_BACK}"
     if not opened:
         return (
             f"no TCP connection to {address} port {peer.port}: check that its BGP speaker runs there "

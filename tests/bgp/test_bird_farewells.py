@@ -108,6 +108,20 @@ async def test_its_hold_timer_expires(lab: Lab) -> None:
         bird.stop()
 
 
+async def test_what_this_node_changes_is_not_the_peers_doing(lab: Lab) -> None:
+    wire, _, agent = lab
+    agent.want([neighbour()], [])
+    bird = Bird(wire).start()
+    try:
+        await up(agent, bird)
+        agent.want([neighbour(hold_time=30)], [])
+        await heard(agent, f"this node's BGP speaker ended the session with {THEM} (its configuration changed): the")
+        await up(agent, bird)
+        assert not any("closed the connection" in getattr(event, "reason", "") for event in agent.seen)
+    finally:
+        bird.stop()
+
+
 async def test_a_second_connection_is_open(lab: Lab) -> None:
     """Another program of this node answers BIRD's own connection, which wins by BIRD's router id (RFC 4271 6.8)."""
     wire, _, agent = lab

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from calico_py.model.speaker import SessionChanged
 from tests.bgp.peers import THEM, US, Agent, Bird, Node, Wire, eventually, neighbour, running, start, stop
 
 pytestmark = pytest.mark.root
@@ -28,6 +29,8 @@ async def test_nobody_listens(lab: Lab) -> None:
     _, _, agent = lab
     agent.want([neighbour(passive=False)], [])
     await says(agent, "10.99.0.2 port 179 refuses the connection")
+    first = next(event.reason for event in agent.seen if isinstance(event, SessionChanged))
+    assert first.startswith("no TCP connection to 10.99.0.2 port 179"), "until the kernel was asked"
 
 
 async def test_a_firewall_drops(lab: Lab) -> None:

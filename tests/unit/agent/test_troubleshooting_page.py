@@ -57,6 +57,7 @@ NO_CAUSES = (
     r" with the alias .*|the source address towards .*|\0 contains it|\0: the first address of .*|\0 is none",
     r"\0 over IPv\0|CALICO_PY_MTU sets it|may be out of date|are not known yet|the API server answered \0|\0 local \0",
     r"IPPool \0: spec.\0 \0 becomes .*|made IPPool.*|IPv%d .*|address of tunl0.*|none, and none is needed|Node \0 \0",
+    r"graceful restarted negotiated, .*|closing outgoing connection .*|connection received before .*",
     r"Nexthop has .*|Gateway can .*|its calico-py agent.*|Node \0 cannot be read, going by .*",
 )
 
