@@ -1,23 +1,33 @@
 """What /readiness and `calico-py status` name as the cause of a trouble, each made by a real node, kernel or object.
 
-Causes of BGP sessions are in tests/bgp, those of addresses in tests/cni.
+Causes that the kernel or a program of the node has are in test_kernel_causes.py, those of BGP sessions in tests/bgp,
+those of addresses in tests/cni.
 """
 
-import contextlib
 import json
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from calico_py.lab import agents, environments, objects
-from tests.product.cluster import NODES, POOL, TUNNEL, Cluster, cluster, eventually
+from tests.product.causes import (
+    V3,
+    all_well,
+    annotate,
+    applied,
+    frozen,
+    patch_pool,
+    programmed,
+    ready,
+    restarted,
+    run,
+    stopped,
+    told,
+    waits,
+)
+from tests.product.cluster import TUNNEL, Cluster, cluster, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
-
-V3 = "projectcalico.org/v3"
 
 
 @pytest.fixture(scope="module")
@@ -29,96 +39,8 @@ def lab_of_two_subnets() -> Iterator[Cluster]:
 @pytest.fixture
 def made(lab_of_two_subnets: Cluster) -> Cluster:
     """All well, by the tunnel."""
-    made = lab_of_two_subnets
-    made.wait_for(TUNNEL)
-
-    def causes() -> str:
-        return " | ".join(filter(None, (told(made, node, "not_ready") for node in NODES)))
-
-    eventually("every node is ready", lambda: not causes(), last=causes)
-    return made
-
-
-def told(made: Cluster, node: str, *where: str) -> str:
-    """What a node's status says there."""
-    found: Any = made.status(node)
-    for key in where:
-        found = found[key] if isinstance(found, dict) else ""  # while no agent answers
-    return json.dumps(found) if found else ""
-
-
-def waits(made: Cluster, node: str) -> str:
-    """What a node's routes wait for."""
-    return told(made, node, "routes", "routes")
-
-
-def ready(made: Cluster, node: str) -> str:
-    """The body of /readiness."""
-    return made.lab.endpoint(node).run(["curl", "-s", "http://127.0.0.1:9099/readiness"]).stdout
-
-
-def run(made: Cluster, node: str, *argv: str) -> str:
-    done = made.lab.endpoint(node).run(argv)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def patch_pool(made: Cluster, **spec: object) -> None:
-    made.kubectl("patch", "ippool", POOL, "--type=merge", "-p", json.dumps({"spec": spec}))
-
-
-def annotate(made: Cluster, node: str, *annotations: str) -> None:
-    made.kubectl("annotate", "--overwrite", "node", node, *annotations)
-
-
-@contextlib.contextmanager
-def applied(made: Cluster, *manifests: dict[str, Any]) -> Iterator[None]:
-    """Objects that exist for the length of the block."""
-    for manifest in manifests:
-        made.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
-    try:
-        yield
-    finally:
-        for manifest in manifests:
-            made.kubectl("delete", manifest["kind"].lower(), manifest["metadata"]["name"])
-
-
-@contextlib.contextmanager
-def restarted(made: Cluster, node: str, normally: dict[str, str], **env: str) -> Iterator[None]:
-    """An agent with another environment, and afterwards with the one that it had."""
-    agents.change(made.lab, node, "restart", env=env)
-    try:
-        yield
-    finally:
-        agents.change(made.lab, node, "restart", env=normally)
-
-
-@contextlib.contextmanager
-def stopped(made: Cluster, node: str) -> Iterator[None]:
-    """No agent on a node."""
-    agents.change(made.lab, node, "stop", only=environments.AGENT)
-    try:
-        yield
-    finally:
-        agents.change(made.lab, node, "start", only=environments.AGENT)
-
-
-@contextlib.contextmanager
-def frozen(made: Cluster, node: str) -> Iterator[None]:
-    """An agent that sees what happens meanwhile only all at once."""
-    pid = made.agents()[node]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def programmed(felix: str, bgp: str) -> Sequence[dict[str, Any]]:
-    return [
-        {"apiVersion": V3, "kind": kind, "metadata": {"name": "default"}, "spec": {"programClusterRoutes": value}}
-        for kind, value in (("FelixConfiguration", felix), ("BGPConfiguration", bgp))
-    ]
+    all_well(lab_of_two_subnets)
+    return lab_of_two_subnets
 
 
 def test_no_pool_selects_the_nodes(made: Cluster) -> None:
@@ -264,17 +186,19 @@ def test_nft_cannot_be_run(made: Cluster) -> None:
         run(made, "node1", "umount", where)
 
 
-def test_the_api_server_refuses_connections(made: Cluster) -> None:
+@pytest.mark.parametrize(
+    ("verdict", "cause"), [("reject with tcp reset", "cannot be reached: Connection refused"), ("drop", "in time")]
+)
+def test_the_api_server_is_away(made: Cluster, verdict: str, cause: str) -> None:
     server = made.status("node2")["api"]["server"].rpartition("/")[2]
-    port = server.rpartition(":")[2]
-    rule = f"tcp dport {port} reject with tcp reset;"
+    rule = f"tcp dport {server.rpartition(':')[2]} {verdict};"
     chain = f"chain c {{ type filter hook output priority 0; {rule} }};"
     assert made.lab.endpoint("node2").run(["nft", "-f", "-"], stdin=f"table inet block {{ {chain} }}").returncode == 0
     try:
         agents.change(made.lab, "node2", "restart")
         said = "not in sync with the API server yet"
         eventually("named", lambda: said in ready(made, "node2"), last=lambda: ready(made, "node2"))
-        eventually("the cause", lambda: "Connection refused" in ready(made, "node2"))
+        eventually("the cause", lambda: cause in ready(made, "node2"), last=lambda: ready(made, "node2"))
     finally:
         run(made, "node2", "nft", "delete", "table", "inet", "block")
 
