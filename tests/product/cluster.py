@@ -18,7 +18,7 @@ from calico_py.lab.flow import SIZE
 from calico_py.lab.flows import FlowResult, RunningFlow
 from calico_py.lab.live import LiveLab
 from calico_py.lab.processes import find_by_environment
-from calico_py.lab.topology import LabSpec
+from calico_py.lab.topology import ApiServer, LabSpec
 from calico_py.model.net import Family
 from calico_py.model.pools import EncapMode
 
@@ -173,11 +173,15 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(
-    *, subnets: int = 1, ipip: EncapMode = EncapMode.ALWAYS, pools: tuple[str, ...] = DUAL_STACK[:1]
+    *,
+    subnets: int = 1,
+    ipip: EncapMode = EncapMode.ALWAYS,
+    pools: tuple[str, ...] = DUAL_STACK[:1],
+    api: ApiServer = ApiServer.EMBEDDED,
 ) -> Iterator[Cluster]:
     """Three nodes with a pod each, taken down however the block ends."""
     name = f"tgl{os.getpid()}{secrets.token_hex(2)}"
-    spec = LabSpec(name, len(NODES), subnets, ipip=ipip, pools=pools)
+    spec = LabSpec(name, len(NODES), subnets, api=api, ipip=ipip, pools=pools)
     try:
         lifecycle.start(spec, lambda _: None)
         lab = LiveLab(name)
