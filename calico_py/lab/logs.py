@@ -1,5 +1,6 @@
 """The logs of a node's processes, one after the other or as they grow."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from calico_py.lab.live import LiveLab
 
 PROCESSES = environments.PROCESSES
 _PAUSE = 0.2  # seconds between two looks
+_ERROR = "Error: "  # click's, before the words with which a command ends
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:")  # of a line that a process logs while it runs
 
 
 def read_lines(lab: LiveLab, node: str, process: str = "", *, follow: bool = False) -> Iterator[str]:
@@ -31,6 +34,14 @@ def read_lines(lab: LiveLab, node: str, process: str = "", *, follow: bool = Fal
         if not follow:
             return
         time.sleep(_PAUSE)
+
+
+def last_error(path: Path) -> str:
+    """With what error the process that writes the log has ended, if that is the last that it said; else empty."""
+    lines, _ = _read_from(path, 0, partial=True)
+    begins = [number for number, line in enumerate(lines) if line.startswith(_ERROR)]
+    said = lines[begins[-1] :] if begins else []
+    return "" if any(_STAMP.match(line) for line in said) else "; ".join(said).removeprefix(_ERROR)
 
 
 def _read_from(path: Path, offset: int, *, partial: bool) -> tuple[list[str], int]:

@@ -13,6 +13,7 @@ from calico_py.lab import environments, namespaces, objects, runtime
 from calico_py.lab.client import Api, ApiError
 from calico_py.lab.commands import LabError, run
 from calico_py.lab.live import LiveLab
+from calico_py.lab.logs import last_error
 from calico_py.lab.topology import NodePlace, Topology
 from calico_py.model.names import IPIP_DEVICE
 from calico_py.model.net import Address, Network
@@ -101,7 +102,9 @@ def find_causes(lab: LiveLab) -> dict[str, str]:
     causes = {}
     for place in lab.topology.nodes:
         answer = ask_agent(place.netns, "/readiness")
-        if answer.status != http.client.OK:
+        if answer.status == 0:
+            causes[place.name] = last_error(lab.state.log(f"{place.name}-agent")) or answer.body
+        elif answer.status != http.client.OK:
             causes[place.name] = answer.body or f"/readiness answers {answer.status}"
         else:
             causes[place.name] = find_break(lab.topology, place, affinities) or _find_gap(lab, place)

@@ -139,6 +139,16 @@ def test_an_interrupted_up_cleans_up_by_itself(at: str, number: signal.Signals) 
     assert before.left_by(name) == []
 
 
+def test_up_names_why_an_agent_does_not_run() -> None:
+    name = unique_name()
+    try:
+        up = calico_py("lab", "up", "--name", name, "--nodes", "1", "--pool", "10.1.0.0/27", "--timeout", "5")
+        assert up.returncode == 1
+        assert "node1: CALICO_IPV4POOL_CIDR: found 10.1.0.0/27, expected at least one block" in up.stderr
+    finally:
+        lifecycle.down(name, reaped=False)
+
+
 def test_a_part_that_cannot_be_made_is_named_and_nothing_is_left() -> None:
     before = Traces.now()
     name = unique_name()
