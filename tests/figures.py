@@ -19,7 +19,8 @@ Written by `make bench` (root; it needs the machine for itself), which fails whe
 "Wanted" is a limit that the project has set itself; where there is none the figure is only told. "Beside" is something
 else measured in the same run, call by call in turns: on a shared machine only the ratio to it means much.
 
-The latest run of each: {machine}. The API server is always a real kube-apiserver with etcd (without fsync) on the same machine.
+The latest run of each: {machine}. The API server is always a real kube-apiserver with etcd (without fsync) on the same
+machine.
 For comparison, Calico's plugin of August 2026 on such a machine when idle, where ptp with host-local took 7.5 ms: ADD
 92 ms, DEL 112 ms, 50 ADDs at once 3.5 s, 30 pods at once Running after 7.2 s (ptp 4.5 s).
 """
