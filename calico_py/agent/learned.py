@@ -10,6 +10,7 @@ from calico_py.bgp.rib import AdjRibIn
 from calico_py.model.bgp import LearnedRoute, LearnedRoutes, Session
 from calico_py.model.net import Address, Network
 from calico_py.model.speaker import Speaker
+from calico_py.waiting import came
 
 
 class Learner:
@@ -71,10 +72,7 @@ class Learner:
             self._wake.clear()
             deadline = self._rib.deadline()
             wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                async with asyncio.timeout(wait):
-                    await self._wake.wait()
-            except TimeoutError:
+            if not await came(self._wake, within=wait):
                 self._rib.expire(time.monotonic())
                 self._on_change()
 

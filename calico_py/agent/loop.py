@@ -41,6 +41,7 @@ from calico_py.model.speaker import Speaker
 from calico_py.routing.compute import intent_steps
 from calico_py.routing.mesh import as_number
 from calico_py.steps import finish_in_slices
+from calico_py.waiting import came
 
 log = logging.getLogger(__name__)
 
@@ -138,13 +139,8 @@ class Loop:
 
     async def _due(self) -> None:
         """Return when a pass is due: something changed, something failed, or a receiver's time is up."""
-        try:
-            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
-            async with asyncio.timeout(self._patience()):
-                await self._dirty.wait()
-        except TimeoutError:
-            return
-        await asyncio.sleep(self._pause)
+        if await came(self._dirty, within=self._patience()):
+            await asyncio.sleep(self._pause)
 
     def _patience(self) -> float | None:
         if self.problem:

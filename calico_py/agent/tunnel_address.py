@@ -5,7 +5,6 @@ when its pool is gone, or by cleanup.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
@@ -18,6 +17,7 @@ from calico_py.model.blocks import IPAMBlock
 from calico_py.model.net import Address, contains
 from calico_py.model.store import StoreError
 from calico_py.trouble import Trouble
+from calico_py.waiting import came
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +93,7 @@ class TunnelAddress:
 
     async def _until_told(self, seconds: float) -> None:
         """Look again at the next change, or after so many seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._look.wait()
+        await came(self._look, within=seconds)
         self._look.set()
 
     async def _find(self, *, needed: bool) -> Address | None:

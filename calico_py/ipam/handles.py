@@ -5,7 +5,6 @@ so that writing it late, twice or after a crash comes to the same.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from calico_py.model.names import handle_name
 from calico_py.model.net import Network
 from calico_py.model.store import ConflictError, ExistsError, NotFoundError, Store, StoreError, UnavailableError
 from calico_py.trouble import Trouble
+from calico_py.waiting import came
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,7 @@ class Handles:
             self._running.discard(handle_id)
 
     async def _give_way(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GIVE_WAY_SECONDS):
-                await self.calm.wait()
+        await came(self.calm, within=_GIVE_WAY_SECONDS)
 
     async def _write(self, handle_id: str, blocks: set[Network], *, new: bool) -> None:
         """Until it is done, however long the API fails: nothing else would come back to it while this process lives."""

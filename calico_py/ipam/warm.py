@@ -9,7 +9,6 @@ has without the API's knowledge is in the journal; a pod's addresses are release
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from calico_py.model.intent import Problem
 from calico_py.model.net import FAMILIES, Address, Family
 from calico_py.model.store import StoreError
 from calico_py.trouble import Trouble
+from calico_py.waiting import came
 
 log = logging.getLogger(__name__)
 
@@ -216,9 +216,7 @@ class WarmAddresses:
         """Rounds, for ever: whenever something waits, and now and then for the level."""
         await self._started.wait()
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._woken.wait()
+            await came(self._woken, within=LOOK_SECONDS)
             await asyncio.sleep(GATHER_SECONDS)
             self._woken.clear()
             if not await self.catch_up():

@@ -32,6 +32,7 @@ from calico_py.model.store import (
     UnavailableError,
 )
 from calico_py.trouble import Trouble
+from calico_py.waiting import came
 
 log = logging.getLogger(__name__)
 
@@ -162,9 +163,7 @@ class Leadership:
                     self._observe()
                     delay = await self._step()
                     self._tell()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(delay):
-                            await self._wake.wait()
+                    await came(self._wake, within=delay)
             finally:
                 await self._release()
 

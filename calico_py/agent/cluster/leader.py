@@ -32,6 +32,7 @@ from calico_py.model.net import Network
 from calico_py.model.pools import IPPool
 from calico_py.model.store import ConflictError, NotFoundError, Store, StoreError
 from calico_py.trouble import Trouble
+from calico_py.waiting import came
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ class Leader:
             trouble.over()
             backoff.reset()
             wait = _LOOK_AGAIN if self._leaving else COLLECT_INTERVAL
-            again = await _within(self._pools_changed, wait) or self._leaving
+            again = await came(self._pools_changed, within=wait) or self._leaving
             written = current if again else None
             await asyncio.sleep(_DEBOUNCE)
 
@@ -300,15 +301,6 @@ class Leader:
         except StoreError as error:
             log.info("not told of the end of pods: %s", error)
             await asyncio.sleep(COLLECT_INTERVAL)
-
-
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event came before the time was up."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
 
 
 def _generation(pool: IPPool | None) -> int:

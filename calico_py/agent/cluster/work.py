@@ -16,6 +16,7 @@ from calico_py.agent.parts import Parts
 from calico_py.ipam.collector import Collector
 from calico_py.kube.events import Recorder
 from calico_py.model.intent import Problem
+from calico_py.waiting import came
 
 # Seconds. A way that is missing for less is a mode change or a start that goes well.
 PATIENCE = 10.0
@@ -92,12 +93,8 @@ class ClusterWork:
         while True:
             self._changed.clear()
             self._own.tell((*self.own_problems(), *self._address_problems(), *self._long_waiting()))
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
-            await asyncio.sleep(1)
+            if await came(self._changed, within=PATIENCE):
+                await asyncio.sleep(1)
 
     def _long_waiting(self) -> Iterator[Problem]:
         """The first few destinations that have waited for their best way for long."""
