@@ -157,7 +157,7 @@ class _Demo:
             time.sleep(0.1)
         self._print(f"{places[0].name}$ calico-py bgp")
         for peer in list_peers(places[0].netns):
-            self._print(f"  {peer['address']:20} {peer['state']}, {peer['received']} prefixes")
+            self._print(f"  {peer['address']:20} {peer['state']}, prefixes received: {peer['received']}")
 
     def _toggle(self, lab: LiveLab, names: list[str], mode: EncapMode) -> None:
         manifest = render_pool(self._pool, mode)

@@ -40,7 +40,7 @@ class Progress:
 @contextlib.contextmanager
 def shown(console: Console, spec: LabSpec) -> Iterator[Progress]:
     """Progress while the block runs."""
-    first = f"lab {spec.name}: {spec.nodes} nodes, {spec.subnets} subnets"
+    first = f"lab {spec.name}: nodes {spec.nodes}, subnets {spec.subnets}"
     if console.is_terminal:
         with console.status(first) as status:
             yield Progress(console, status)
