@@ -32,7 +32,7 @@ def test_twice_in_a_row_it_loses_nothing_and_leaves_nothing(tmp_path: Path) -> N
         assert output.count("lost: 0") == 2, output
         assert re.search(r"/26 via 192\.168\.50\.\d+ dev tunl0 proto 80 onlink", output)
         assert re.search(r"/26 via 192\.168\.50\.\d+ dev eth0 proto 81", output)
-        assert re.search(r"192\.168\.50\.12 +Established, 1 prefixes", output)
+        assert re.search(r"192\.168\.50\.12 +Established, prefixes received: 1", output)
         assert re.search(r"IP 192\.168\.50\.11 > 192\.168\.50\.12: IP 10\.244\.\S+ > 10\.244\.\S+: ICMP", output)
         assert re.search(r"^ +IP 10\.244\.\S+ > 10\.244\.\S+: ICMP", output, re.MULTILINE)
         assert "ippool.projectcalico.org/default-ipv4-ippool configured" in output
