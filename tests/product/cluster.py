@@ -71,6 +71,16 @@ class Cluster:
         }
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
+    def delete_pool(self, pool: str) -> None:
+        """Delete it as a person would who does not wait for its last address."""
+        self.kubectl("delete", "ippool", pool, "--wait=false")
+
+    def force_pool_away(self, pool: str) -> None:
+        """Take the finalizer off a pool that is being deleted, though pods have its addresses."""
+        self.kubectl("patch", "ippool", pool, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+        gone = ("get", "ippool", pool, "--ignore-not-found")
+        eventually("the pool is gone", lambda: not self.kubectl(*gone))
+
     def api_fed(self) -> None:
         """Let the API program routes without encapsulation, and BGP none."""
         for kind, value in (("FelixConfiguration", "Enabled"), ("BGPConfiguration", "Disabled")):

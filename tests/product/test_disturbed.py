@@ -75,11 +75,14 @@ def test_annotations_that_someone_breaks_or_removes(made: Cluster, mode: str, wa
 
 
 def test_a_pool_that_is_deleted_and_made_again(made: Cluster) -> None:
-    """Blocks and pods outlive their pool; without one its prefixes count as of mode Never."""
+    """It stays while pods have its addresses; where somebody forces it away, its prefixes count as of mode Never."""
     made.apply_mode("Always")
     made.wait_for(TUNNEL)
     with traffic(made) as results:
-        made.kubectl("delete", "ippool", POOL)
+        made.delete_pool(POOL)
+        time.sleep(1)
+        made.wait_for(TUNNEL)
+        made.force_pool_away(POOL)
         made.wait_for(BGP)
         time.sleep(0.5)
         made.apply_mode("Always")

@@ -109,11 +109,13 @@ def test_the_ipv6_pool_goes_from_bgp_to_the_api_and_back(made: Cluster) -> None:
 
 
 def test_the_ipv6_pool_is_deleted_and_made_again(made: Cluster) -> None:
-    """Blocks and pods outlive it, and so do their routes."""
+    """Blocks and pods outlive a pool that somebody forces away, and so do their routes."""
     manifest = made.kubectl("get", "ippool", POOL6, "-o", "json")
     made.wait_for(BGP, family=6)
     with traffic(made) as results:
-        made.kubectl("delete", "ippool", POOL6)
+        made.delete_pool(POOL6)
+        time.sleep(1)
+        made.force_pool_away(POOL6)
         time.sleep(1)
         made.kubectl("create", "-f", "-", stdin=manifest)
         time.sleep(1)
