@@ -13,8 +13,6 @@ from calico_py.lab.topology import MTU, NodePlace, RouterPlace, Topology
 
 UPLINK = "eth0"
 
-# A bridge must not hold frames back while it learns who wants multicast: neighbour discovery would lose its first.
-_BRIDGE = "type bridge mcast_snooping 0"
 
 # The hard case: an administrator's strict reverse path filter, and no forwarding, before any agent has started.
 _NODE_SETTINGS = {
@@ -74,7 +72,7 @@ def compute_commands(topology: Topology) -> list[tuple[str, list[str]]]:
 
 
 def _core(topology: Topology) -> list[str]:
-    lines = ["link set lo up", f"link add core0 mtu {MTU} {_BRIDGE}", "link set core0 up"]
+    lines = ["link set lo up", _bridge("core0", topology.core4), "link set core0 up"]
     lines += _addresses("core0", topology.core4, topology.core6)
     for router in topology.routers:
         port = f"router{router.subnet}"
@@ -86,7 +84,7 @@ def _core(topology: Topology) -> list[str]:
 
 
 def _router(topology: Topology, router: RouterPlace) -> list[str]:
-    lines = ["link set lo up", f"link add lan0 mtu {MTU} {_BRIDGE}", "link set lan0 up", "link set core0 up"]
+    lines = ["link set lo up", _bridge("lan0", router.lan4), "link set lan0 up", "link set core0 up"]
     lines += _addresses("core0", router.core4, router.core6)
     lines += _addresses("lan0", router.lan4, router.lan6)
     for other in topology.routers:
@@ -105,6 +103,17 @@ def _node(node: NodePlace, router: RouterPlace) -> list[str]:
     lines.append(f"route add default via {router.lan4.ip}")
     lines.append(f"route add default via {router.lan6.ip}")
     return lines
+
+
+def _bridge(device: str, ipv4: IPv4Interface) -> str:
+    """The line that makes a bridge.
+
+    With a MAC of its own, made of its address: a bridge without one takes the lowest of its ports', and the neighbours
+    would lose it for up to 30 s when a port that somebody adds comes or goes. And it must not hold frames back while it
+    learns who wants multicast: neighbour discovery would lose its first.
+    """
+    mac = ":".join(f"{byte:02x}" for byte in (0x02, 0, *ipv4.ip.packed))
+    return f"link add {device} address {mac} mtu {MTU} type bridge mcast_snooping 0"
 
 
 def _addresses(device: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> list[str]:

@@ -111,6 +111,19 @@ def test_named_namespaces_work_with_ip_netns(lab: LiveLab) -> None:
     assert "192.168.51.13/24" in output
 
 
+def test_a_machine_that_joins_does_not_change_the_addresses_of_the_others(lab: LiveLab) -> None:
+    """Of the lowest MAC: a bridge without one of its own would take it, and lose who knows its old one."""
+    for netns, bridge in ((lab.topology.core, "core0"), (lab.topology.routers[0].netns, "lan0")):
+        ip = ["ip", "-n", netns, "link"]
+        before = run([*ip, "show", bridge])
+        run([*ip, "add", "guest", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "guests"])
+        try:
+            run([*ip, "set", "guest", "master", bridge, "up"])
+            assert run([*ip, "show", bridge]) == before
+        finally:
+            run([*ip, "del", "guest"])
+
+
 def test_nodes_reach_the_api_server_over_the_labs_own_network(lab: LiveLab) -> None:
     script = "import os,yaml,urllib.request as u;"
     script += "s=yaml.safe_load(open(os.environ['KUBECONFIG']))['clusters'][0]['cluster']['server'];"
