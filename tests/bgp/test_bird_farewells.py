@@ -82,7 +82,9 @@ async def test_this_node_is_taken_out_of_its_configuration(lab: Lab) -> None:
 async def test_it_takes_no_more_prefixes(lab: Lab) -> None:
     wire, _, agent = lab
     agent.want([neighbour()], [f"10.244.{number}.0/26" for number in range(5)])
-    bird = Bird(wire, imports="import all; import limit 2 action disable;").start()
+    # Again and again: ExaBGP may still write when the farewell comes, and then hears of a closed connection only.
+    again = "error wait time 1, 1; connect delay time 1;"
+    bird = Bird(wire, options=again, imports="import all; import limit 2 action restart;").start()
     try:
         await heard(agent, f"{THEM} ended the session: too many prefixes; raise its limit")
     finally:

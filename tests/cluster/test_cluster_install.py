@@ -8,6 +8,7 @@ import pytest
 from tests.cluster.conftest import Installed
 from tests.cluster.kube_cluster import Cluster, Node, fetch
 from tests.cluster.parts import DAEMONSETS, pid_of
+from tests.cluster.workloads import rolled_out
 from tests.cni import elf
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("installed")]
@@ -83,6 +84,7 @@ def test_the_default_pool_lies_where_kubeadm_says(kube: Cluster) -> None:
     (pool,) = kube.get("ippools")["items"]
     assert pool["spec"]["cidr"] == "10.244.0.0/16"
     assert pool["spec"]["ipipMode"] == "Always"
+    rolled_out(kube, "web", kind="deployment", namespace="default")
     for pod in kube.get("pods")["items"]:
         assert ip_address(pod["status"]["podIP"]) in ip_network("10.244.0.0/16")
 

@@ -49,7 +49,7 @@ async def interrupted() -> bool:
 async def test_addresses_are_listed_amid_changes(busy: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     del busy
     monkeypatch.setattr(rtnl_socket, "_DUMP_ATTEMPTS", 1)  # so that the pauses are tried as well
-    assert sum([await interrupted() for _ in range(20)]) > 5, "else nothing is seen here"
+    assert any([await interrupted() for _ in range(100)]), "else nothing is seen here"
     async with LinuxKernel() as kernel:
         for _ in range(5):
             found = [addr for addr in await kernel.dump(Addr) if str(addr.interface.ip).startswith("10.")]
