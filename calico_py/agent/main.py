@@ -158,7 +158,8 @@ def _join(config: AgentConfig, store: KubeStore, kernel: Kernel, wiring: Netlink
     )
 
 
-async def _run_until(stop: asyncio.Event, agent: Parts, calls: socket.socket) -> None:
+def _serve_pods(agent: Parts) -> tuple[WarmAddresses, Plugin]:
+    """What answers the CNI executable, and where it has addresses from."""
     warm = WarmAddresses(
         agent.allocator,
         Journal(JournalFile(STATE / "journal")),
@@ -168,19 +169,20 @@ async def _run_until(stop: asyncio.Event, agent: Parts, calls: socket.socket) ->
         has_node=lambda: agent.has_node,
         routed=partial(list_pod_addresses, agent.kernel),
     )
-    plugin = Plugin(
-        wiring=agent.wiring,
-        addresses=warm,
-        surroundings=Surroundings(
-            ready=agent.not_ready,
-            families=agent.families,
-            mtu=agent.pod_mtu,
-            pod_facts=agent.view.lookup.find,
-            addressed=agent.addressed,
-            free_all_but=agent.free_all_but,
-        ),
-        deferred=DeferredDels(STATE / "del"),
+    surroundings = Surroundings(
+        ready=agent.not_ready,
+        families=agent.families,
+        mtu=agent.pod_mtu,
+        pod_facts=agent.view.lookup.find,
+        addressed=agent.addressed,
+        free_all_but=agent.free_all_but,
     )
+    deferred = DeferredDels(STATE / "del")
+    return warm, Plugin(wiring=agent.wiring, addresses=warm, surroundings=surroundings, deferred=deferred)
+
+
+async def _run_until(stop: asyncio.Event, agent: Parts, calls: socket.socket) -> None:
+    warm, plugin = _serve_pods(agent)
     agent.allocator.give_way(plugin.calm)
     work = ClusterWork(agent, warm.problems)
     care = AddressCare(agent.allocator, warm, agent.view, agent.wiring, agent.kernel, node=agent.config.node)

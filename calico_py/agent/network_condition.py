@@ -42,11 +42,7 @@ def _decode(obj: Json) -> NodeConditions:
     return NodeConditions(decode_meta(obj), tuple((obj.get("status") or {}).get("conditions") or ()))
 
 
-def _never(_: NodeConditions) -> dict[str, Any]:
-    raise AssertionError("conditions are only read and patched")
-
-
-NODE_CONDITIONS: Kind[NodeConditions] = Kind(NODES.kind, NODES.group, NODES.version, NODES.plural, _decode, _never)
+NODE_CONDITIONS: Kind[NodeConditions] = NODES.seen_as(_decode)
 
 
 class NetworkCondition:

@@ -6,7 +6,6 @@ not have yet is read from the API.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from calico_py.cni.wishes import PodFacts
 from calico_py.kube.reflector import Reflector
@@ -27,12 +26,8 @@ def _decode(obj: Json) -> Described:
     return Described(decode_meta(obj))
 
 
-def _never(_: Described) -> dict[str, Any]:
-    raise AssertionError("they are only read")
-
-
-PODS: Kind[Described] = Kind("Pod", "", "v1", "pods", _decode, _never, namespaced=True, metadata_only=True)
-NAMESPACES: Kind[Described] = Kind("Namespace", "", "v1", "namespaces", _decode, _never, metadata_only=True)
+PODS: Kind[Described] = Kind("Pod", "", "v1", "pods", _decode, namespaced=True, metadata_only=True)
+NAMESPACES: Kind[Described] = Kind("Namespace", "", "v1", "namespaces", _decode, metadata_only=True)
 
 
 def _uids(pod: Described) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
@@ -86,12 +85,8 @@ def _decode_kubeadm(obj: Json) -> tuple[Network, ...]:
         return ()
 
 
-def _never(_: tuple[Network, ...]) -> dict[str, Any]:
-    raise AssertionError("the ConfigMap kubeadm-config is only read")
-
-
 _KUBEADM: Kind[tuple[Network, ...]] = Kind(
-    "ConfigMap", "", "v1", "configmaps", _decode_kubeadm, _never, namespaced=True, namespace="kube-system"
+    "ConfigMap", "", "v1", "configmaps", _decode_kubeadm, namespaced=True, namespace="kube-system"
 )
 
 

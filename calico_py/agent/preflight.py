@@ -5,7 +5,6 @@ Both would mean two sets of pools and blocks for one network. Asked once, before
 
 import asyncio
 import logging
-from typing import Any
 
 from calico_py.kube.backoff import Backoff
 from calico_py.model.names import GROUP, VERSION
@@ -28,14 +27,8 @@ def _as_is(obj: Json) -> Json:
     return obj
 
 
-def _never(_: Json) -> dict[str, Any]:
-    raise AssertionError("only read")
-
-
-_CRDS: Kind[Json] = Kind(
-    "CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions", _as_is, _never
-)
-_API_SERVICES: Kind[Json] = Kind("APIService", "apiregistration.k8s.io", "v1", "apiservices", _as_is, _never)
+_CRDS: Kind[Json] = Kind("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions", _as_is)
+_API_SERVICES: Kind[Json] = Kind("APIService", "apiregistration.k8s.io", "v1", "apiservices", _as_is)
 
 
 async def refuse_foreign_calico(store: Store) -> None:

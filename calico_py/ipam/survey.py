@@ -6,7 +6,6 @@ wait for the next, and have its answer together. What becomes free in the node's
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from calico_py.model.blocks import IPAMBlock
 from calico_py.model.kinds import IPAM_BLOCKS
 from calico_py.model.net import Network
 from calico_py.model.store import Store
+from calico_py.waiting import came
 
 REST = 1.0  # seconds
 _LONGEST = 10.0  # seconds; an ADD that waits for longer is of no use to its runtime
@@ -115,9 +115,7 @@ class Surveys:
     async def pause(self, want: Want) -> None:
         """Wait until a search may be worth it, or something has become free in the node's own blocks."""
         vain = self._vain[_names(want)]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(vain.until):
-                await self._news.wait()
+        await came(self._news, within=vain.until - asyncio.get_running_loop().time())
 
     def blocks_changed(self) -> None:
         """An address of the node's own blocks may have become free."""

@@ -12,6 +12,11 @@ from calico_py.model.net import InvalidError
 
 Json = Mapping[str, Any]
 R = TypeVar("R")
+P = TypeVar("P")
+
+
+def _never(_: Any) -> dict[str, Any]:
+    raise AssertionError("objects of this kind are only read and patched")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,8 @@ class Kind(Generic[R]):
         page_size: objects a page where all are listed, 0 for all at once: of a kind that has one for each pod or block
             of the cluster, a whole list as JSON would be gigabytes.
         decode: whole object as JSON to the type; raises InvalidError naming the field.
-        encode: the type to a whole object; metadata without what the server owns.
+        encode: the type to a whole object; metadata without what the server owns. Left out for what is only read and
+            patched.
     """
 
     kind: str
@@ -32,7 +38,7 @@ class Kind(Generic[R]):
     version: str
     plural: str
     decode: Callable[[Json], R]
-    encode: Callable[[R], dict[str, Any]]
+    encode: Callable[[R], dict[str, Any]] = _never
     namespaced: bool = False
     metadata_only: bool = False
     namespace: str = ""
@@ -42,6 +48,19 @@ class Kind(Generic[R]):
     def api_version(self) -> str:
         """``projectcalico.org/v3``, or ``v1`` for the core group."""
         return f"{self.group}/{self.version}" if self.group else self.version
+
+    def seen_as(self, decode: Callable[[Json], P]) -> "Kind[P]":
+        """The same resource for a reader whom something else of the whole objects concerns."""
+        return Kind(
+            self.kind,
+            self.group,
+            self.version,
+            self.plural,
+            decode,
+            namespaced=self.namespaced,
+            namespace=self.namespace,
+            page_size=self.page_size,
+        )
 
 
 @dataclass(frozen=True, slots=True)

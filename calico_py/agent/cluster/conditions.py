@@ -38,13 +38,7 @@ def _decode(obj: Json) -> PoolConditions:
     return PoolConditions(decode_meta(obj), tuple(conditions), tuple(obj["metadata"].get("finalizers") or ()))
 
 
-def _never(_: PoolConditions) -> dict[str, Any]:
-    raise AssertionError("conditions are only read and patched")
-
-
-POOL_CONDITIONS: Kind[PoolConditions] = Kind(
-    IP_POOLS.kind, IP_POOLS.group, IP_POOLS.version, IP_POOLS.plural, _decode, _never
-)
+POOL_CONDITIONS: Kind[PoolConditions] = IP_POOLS.seen_as(_decode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """What the leader must know of every block in the cluster. Pure."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from calico_py.ipam.blocks import allocations, borrowed
 from calico_py.ipam.garbage import is_infrastructure
@@ -38,16 +37,4 @@ def _decode(obj: Json) -> Mark:
     return Mark(block.meta, block.cidr, bool(borrowed(block)) and not block.deleted, in_use and not block.deleted)
 
 
-def _never(_: Mark) -> dict[str, Any]:
-    raise AssertionError("marks are only read")
-
-
-MARKS: Kind[Mark] = Kind(
-    IPAM_BLOCKS.kind,
-    IPAM_BLOCKS.group,
-    IPAM_BLOCKS.version,
-    IPAM_BLOCKS.plural,
-    _decode,
-    _never,
-    page_size=IPAM_BLOCKS.page_size,
-)
+MARKS: Kind[Mark] = IPAM_BLOCKS.seen_as(_decode)

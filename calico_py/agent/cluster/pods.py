@@ -43,11 +43,7 @@ def _addresses(status: Json) -> frozenset[Address]:
     return frozenset(found)
 
 
-def _never(_: _Pod) -> dict[str, Any]:
-    raise AssertionError("pods are only read")
-
-
-_PODS: Kind[_Pod] = Kind("Pod", "", "v1", "pods", _decode, _never, namespaced=True, page_size=PAGE_SIZE)
+_PODS: Kind[_Pod] = Kind("Pod", "", "v1", "pods", _decode, namespaced=True, page_size=PAGE_SIZE)
 
 
 class Pods:
