@@ -1,9 +1,6 @@
 """An agent whose rights, credentials or Node are taken away, on a real kube-apiserver: what it asks, says and shows."""
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from calico_py.model.meta import Meta
 from calico_py.model.nodes import Node
 from calico_py.model.store import ForbiddenError, NotFoundError, UnauthenticatedError
 from tests.contract.servers import ApiUnderTest
+from tests.fakes.running import running
 from tests.fakes.waiting import until
 
 RBAC = Path(__file__).resolve().parents[2] / "deploy" / "rbac.yaml"
@@ -56,17 +54,6 @@ def agents_kubeconfig(api: ApiUnderTest, folder: Path) -> Path:
     path = folder / "agent.kubeconfig"
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-@contextlib.asynccontextmanager
-async def running(*parts: Any) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_node_that_is_deleted_then_its_rights_then_its_credentials(

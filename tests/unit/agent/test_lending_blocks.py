@@ -20,6 +20,7 @@ from calico_py.model.nodes import Node
 from calico_py.model.store import GoneError, StoreError, UnavailableError
 from calico_py.routing.holders import find_holders
 from tests.fakes.ipam import IPAMCluster, pool, workload
+from tests.fakes.running import running
 from tests.fakes.slow import SlowStore
 from tests.fakes.waiting import until
 
@@ -66,14 +67,10 @@ async def viewing(
     store = SlowStore(cluster.store.with_fault(faults) if faults else cluster.store)
     heard = told if told is not None else []
     view = ClusterView(store, node, lambda: None, on_blocks=lambda: heard.append(holder(view)), living=alive)
-    task = asyncio.create_task(view.run())
-    try:
+    async with running(view.run()):
         async with asyncio.timeout(10):
             await view.wait_in_sync()
         yield view, store
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def drop_label(cluster: IPAMCluster) -> None:

@@ -16,6 +16,7 @@ from calico_py.lab.api.resources import Registry, Resource, from_crd
 from calico_py.lab.api.verbs import Verbs
 from calico_py.model.net import Network
 from tests.fakes.ipam import IPAMCluster, pool, workload
+from tests.fakes.running import running
 from tests.fakes.slow import SlowStore
 from tests.fakes.store import MemoryStore
 from tests.fakes.waiting import until
@@ -38,14 +39,10 @@ def cluster(request: pytest.FixtureRequest) -> IPAMCluster:
 async def viewing(cluster: IPAMCluster, told: list[None]) -> AsyncIterator[tuple[ClusterView, SlowStore]]:
     store = SlowStore(cluster.store)
     view = ClusterView(store, "node1", lambda: None, on_blocks=lambda: told.append(None))
-    task = asyncio.create_task(view.run())
-    try:
+    async with running(view.run()):
         async with asyncio.timeout(10):
             await view.wait_in_sync()
         yield view, store
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_own_blocks_are_seen_from_their_claim_to_their_end_and_no_others(cluster: IPAMCluster) -> None:

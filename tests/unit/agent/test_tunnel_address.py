@@ -10,20 +10,17 @@ from calico_py.model.net import Address
 from calico_py.model.pools import EncapMode, IPPool
 from calico_py.model.store import UnavailableError
 from tests.fakes.ipam import IPAMCluster, pool
+from tests.fakes.running import running
 from tests.fakes.waiting import until
 
 
 @contextlib.asynccontextmanager
-async def running(cluster: IPAMCluster, needed: Callable[[], bool] = lambda: True) -> AsyncIterator[TunnelAddress]:
+async def following(cluster: IPAMCluster, needed: Callable[[], bool] = lambda: True) -> AsyncIterator[TunnelAddress]:
     tunnel = TunnelAddress(cluster.node("node1"), needed=needed, on_change=lambda: None)
-    task = asyncio.create_task(tunnel.run())
-    tunnel.refresh()
-    try:
+    async with running(tunnel.run()):
+        tunnel.refresh()
         await until(lambda: tunnel.known)
         yield tunnel
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def held_for_tunnel(cluster: IPAMCluster) -> set[Address]:
@@ -33,7 +30,7 @@ async def held_for_tunnel(cluster: IPAMCluster) -> set[Address]:
 
 async def test_an_address_that_somebody_releases_is_replaced_as_soon_as_the_watch_tells() -> None:
     cluster = IPAMCluster([pool("10.0.0.0/24", ipip_mode=EncapMode.ALWAYS)])
-    async with running(cluster) as tunnel:
+    async with following(cluster) as tunnel:
         lost = tunnel.address
         assert lost is not None
         tunnel.observe(await cluster.blocks())
@@ -48,7 +45,7 @@ async def test_an_address_that_somebody_releases_is_replaced_as_soon_as_the_watc
 async def test_a_node_that_was_deleted_and_is_back_gets_one_at_once() -> None:
     cluster = IPAMCluster([pool("10.0.0.0/24", ipip_mode=EncapMode.ALWAYS)])
     exists = True
-    async with running(cluster, lambda: exists) as tunnel:
+    async with following(cluster, lambda: exists) as tunnel:
         lost = tunnel.address
         assert lost is not None
         exists = False
@@ -70,7 +67,7 @@ async def test_an_address_that_is_there_is_not_said_to_be_missing() -> None:
         if when == "before":
             raise away
 
-    async with running(cluster) as tunnel:
+    async with following(cluster) as tunnel:
         assert tunnel.address is not None
         await cluster.node("elsewhere").release([Release(tunnel.address)])
         blocks = await cluster.blocks()
@@ -84,7 +81,7 @@ async def test_where_there_is_none_it_is_looked_for_again_though_nobody_tells() 
     """As after a change of the Node's labels: the pools are the same."""
     pools: list[IPPool] = []
     cluster = IPAMCluster(pools)
-    async with running(cluster) as tunnel:
+    async with following(cluster) as tunnel:
         assert tunnel.address is None
         assert tunnel.problem
         pools.append(pool("10.0.0.0/24", ipip_mode=EncapMode.ALWAYS))

@@ -21,6 +21,7 @@ from calico_py.model.nodes import Node
 from calico_py.model.pools import IPPool
 from calico_py.model.store import UnavailableError
 from calico_py.routing.pools import Pools, select_pools
+from tests.fakes.running import running
 from tests.fakes.store import MemoryStore
 from tests.fakes.waiting import until
 
@@ -32,14 +33,10 @@ async def viewing(store: MemoryStore) -> AsyncIterator[ClusterView]:
     annotations = {NODE_IPV4_ADDRESS: ADDRESS, NODE_IPV4_IPIP_TUNNEL: "10.244.2.1"}
     await store.create(NODES, Node(Meta("node2", annotations=annotations)))
     view = ClusterView(store, "node1", lambda: None)
-    task = asyncio.create_task(view.run())
-    await view.wait_in_sync()
-    assert view.state().nodes["node2"].ipv4 == IPv4Interface(ADDRESS)
-    try:
+    async with running(view.run()):
+        await view.wait_in_sync()
+        assert view.state().nodes["node2"].ipv4 == IPv4Interface(ADDRESS)
         yield view
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def annotate(store: MemoryStore, view: ClusterView, key: str, value: str | None) -> Node:
@@ -166,14 +163,10 @@ async def test_an_api_that_is_away_is_one_trouble(caplog: pytest.LogCaptureFixtu
             raise UnavailableError("away")
 
     view = ClusterView(MemoryStore().with_fault(fault), "node1", lambda: None)
-    task = asyncio.create_task(view.run())
-    try:
+    async with running(view.run()):
         await until(lambda: all(watch.last_error for watch in view.reflectors()))
         away = False
         await view.wait_in_sync()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
     began, ended = caplog.messages
     assert "are not known yet: away" in began
     assert ended.startswith("over after")
