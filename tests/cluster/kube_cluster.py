@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ class Cluster:
 
     Attributes:
         control: process that holds the network of the control plane, which is the pods' outside world as well.
+        starts: from when to when the API server started: it answers, but has not read yet who has which rights.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Cluster:
     programs: Mapping[str, Path]
     plan: control_plane.Layout
     kubectl: ClusterKubectl
+    starts: list[tuple[datetime, datetime]] = field(default_factory=list)
     _commands: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
     _running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
@@ -150,6 +153,16 @@ class Cluster:
             self._running[process] = subprocess.Popen(
                 [*prefix, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
+
+    def start_api_server(self) -> None:
+        """Start kube-apiserver and wait until it is ready."""
+        begun = datetime.now(UTC)
+        self.start("kube-apiserver")
+        certificate = self.plan.authority
+        wait_until(certificate.exists, what="kube-apiserver makes its certificate")
+        write_kubeconfig(self.kubectl.kubeconfig, self.plan.url, token=self.plan.token, authority=certificate)
+        wait_until(lambda: answers(self), what="kube-apiserver is ready", look=[self.log("kube-apiserver")])
+        self.starts.append((begun, datetime.now(UTC)))
 
     def stop(self, process: str, number: signal.Signals = signal.SIGKILL) -> None:
         """End a process and wait for it."""
@@ -299,10 +312,9 @@ def _describe(name: str, folder: Path, pids: dict[str, int], programs: Mapping[s
 
 def _start(made: Cluster, images: Callable[[], Sequence[Path]]) -> None:
     made.start("etcd")
-    made.start("kube-apiserver")
+    made.start_api_server()
     for node in made.nodes.values():
         _prepare(made, node)
-    _wait_for_api(made)
     for process in ("kube-controller-manager", "kube-scheduler"):
         made.start(process)
     made.kubectl("create", "-f", "-", stdin=settings.KUBEADM_CONFIG)
@@ -365,13 +377,6 @@ def _prepare(made: Cluster, node: Node) -> None:
         f"{node.name}-kubelet": (prefix, settings.kubelet(made.programs["kubelet"], node.place)),
         f"{node.name}-kube-proxy": (prefix, settings.proxy(made.programs["kube-proxy"], node.place)),
     }
-
-
-def _wait_for_api(made: Cluster) -> None:
-    certificate = made.plan.authority
-    wait_until(certificate.exists, what="kube-apiserver makes its certificate")
-    write_kubeconfig(made.kubectl.kubeconfig, made.plan.url, token=made.plan.token, authority=certificate)
-    wait_until(lambda: answers(made), what="kube-apiserver is ready", look=[made.log("kube-apiserver")])
 
 
 def import_image(node: Node, archive: Path) -> None:

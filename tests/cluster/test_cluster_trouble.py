@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.kube_cluster import Cluster, Node, Pod, answers, fetch, wait_until
+from tests.cluster.kube_cluster import Cluster, Node, Pod, fetch, wait_until
 from tests.cluster.parts import DAEMONSETS, kill, pods_of, restarts
 from tests.cluster.pool import hides, set_mode, set_nat
 from tests.cluster.traffic import traffic, traffic_to
@@ -67,8 +67,7 @@ def test_without_the_api_server_pods_go_on(kube: Cluster, ends: list[Pod]) -> No
         time.sleep(AWAY / 3)
         kill(victim.kube, "node")
         time.sleep(AWAY * 2 / 3)
-        kube.start("kube-apiserver")
-        wait_until(lambda: answers(kube), what="the API server is back")
+        kube.start_api_server()
         for value in (False, True):
             set_nat(kube, value=value)
             wait_until(lambda value=value: all_hide(kube) is value, within=20, what="all agents follow the API")  # type: ignore[misc]

@@ -15,7 +15,7 @@ ACCOUNT = "system:serviceaccount:kube-system:calico-node"
 
 def test_the_agents_may_do_what_they_do_and_no_more(kube: Cluster) -> None:
     """By the API server's audit log of all that was done in this cluster."""
-    got, refused = asked(kube.folder / "audit.log", ACCOUNT)
+    got, refused = asked(kube, ACCOUNT)
     assert refused == set()
     assert granted(kube) - got == set()
 
@@ -24,7 +24,7 @@ def test_the_audit_log_tells_what_is_refused(kube: Cluster) -> None:
     token = kube.kubectl("create", "token", "default").stdout.strip()
     kube.kubectl("get", "secrets", f"--token={token}", fails=True)
     stranger = "system:serviceaccount:default:default"
-    assert "list secrets" in asked(kube.folder / "audit.log", stranger)[1]
+    assert "list secrets" in asked(kube, stranger)[1]
 
 
 def test_removal_leaves_nothing(kube: Cluster, installed: Installed) -> None:
@@ -45,4 +45,4 @@ def test_removal_leaves_nothing(kube: Cluster, installed: Installed) -> None:
         ours = [key for key in item["metadata"].get("annotations", {}) if "calico" in key]
         assert ours == [], item["metadata"]["name"]
         assert [key for key in item["metadata"]["labels"] if "calico" in key] == []
-    assert asked(kube.folder / "audit.log", ACCOUNT)[1] == set()  # by the agents at their end and the cleanup
+    assert asked(kube, ACCOUNT)[1] == set()  # by the agents at their end and the cleanup

@@ -271,6 +271,7 @@ async def test_foreign_clients(real_agent: RealAgent, runtime: Runtime, new_pod:
         await eventually("the API knows the first pod", lambda: owner(used[0]) == workload_handle(names[0]))
         steal(agent, used[0], None)
         await eventually("the pod's address is its own again", lambda: owner(used[0]) == workload_handle(names[0]))
+        await eventually("that is counted", lambda: counted("reclaimed"))
         assert counted("reclaimed") == 1
 
         await eventually("the API knows the second pod", lambda: owner(used[1]) == workload_handle(names[1]))

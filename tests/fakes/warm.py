@@ -28,6 +28,10 @@ class SteppedFile(JournalFile):
         self.step = step
         self.synced = b""
 
+    def __del__(self) -> None:
+        """Nobody has it any more: its agent was killed, and the kernel closes what a process leaves."""
+        self.close()
+
     def append(self, data: bytes) -> None:
         self.step("before append")
         super().append(data)

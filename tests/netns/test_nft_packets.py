@@ -43,6 +43,13 @@ TUNNEL_SCRIPT = f"""
 """
 
 
+def tunnel(wires: Wires) -> None:
+    """The node's uplink is called tunl0, and the two know each other's MAC: to ask again takes a second."""
+    wires.node.run("sh", "-ec", TUNNEL_SCRIPT)
+    wires.peer.run("ip", "route", "add", "10.244.1.0/26", "via", NODE)
+    wires.node.run("ping", "-n", "-c", "1", "-W", "5", REMOTE_POD)
+
+
 @pytest.fixture
 async def wires() -> AsyncIterator[Wires]:
     async with wired() as made:
@@ -148,8 +155,7 @@ async def test_the_nodes_own_goes_into_the_tunnel_with_the_tunnels_address(
     wires: Wires, source: str, seen: str
 ) -> None:
     """Or the answer would come outside of the tunnel, where a network that knows only nodes drops it."""
-    wires.node.run("sh", "-ec", TUNNEL_SCRIPT)
-    wires.peer.run("sh", "-ec", f"ip route add 10.244.1.0/26 via {NODE}")
+    tunnel(wires)
     sender = wires.pod if source == POD else wires.node
     assert source_seen(wires, source, REMOTE_POD, sender) == source, "the control: without the table"
     assert await wires.nft.apply(FIREWALL) == ""
@@ -158,8 +164,7 @@ async def test_the_nodes_own_goes_into_the_tunnel_with_the_tunnels_address(
 
 async def test_what_the_node_sent_into_the_tunnel_goes_on_when_the_mode_changes(wires: Wires) -> None:
     """The kernel ends a masqueraded connection whose device changes (nf_nat_oif_changed); this one is none."""
-    wires.node.run("sh", "-ec", TUNNEL_SCRIPT)
-    wires.peer.run("ip", "route", "add", "10.244.1.0/26", "via", NODE)
+    tunnel(wires)
     wires.node.run(
         "sh", "-ec", f"ip link add eth1 type veth peer name eth1 netns {wires.peer.path}; ip link set eth1 up"
     )
