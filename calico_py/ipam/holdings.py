@@ -84,7 +84,8 @@ class Holdings:
         await self._blocks.load()
         note = self._notes.get(handle_id)
         if note is not None:
-            return self._held_in(await self._read(note.blocks), handle_id)
+            # The node's own as well: there it may have what was written and whose answer did not come.
+            return self._held_in(await self._read({*note.blocks, *self._blocks.own}), handle_id)
         record = await self._handles.find(handle_id)
         if not self._held_in((), handle_id):
             await self._blocks.load(again=True)
@@ -92,7 +93,7 @@ class Holdings:
             found = self._held_in([*await self._list_lending(), *await self._read(self._blocks.own)], handle_id)
             self.forget_lending(found)
             return found
-        found = self._held_in(await self._read(record.blocks), handle_id)
+        found = self._held_in(await self._read({*record.blocks, *self._blocks.own}), handle_id)
         if record.blocks != Counter(a.block for a in found):
             self._handles.mark(handle_id, record.blocks)
         return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calico_py.ipam import commits, handles, releases
-from calico_py.ipam.requests import Assigned, AssignRequest, ExhaustedError, Release
+from calico_py.ipam.requests import AddressTakenError, Assigned, AssignRequest, ExhaustedError, Release
 from calico_py.model.names import warm_handle
 from calico_py.model.net import Address, Family
 from calico_py.model.store import UnavailableError
@@ -174,6 +174,21 @@ async def test_a_hand_over_without_an_answer_is_in_the_handle_too(tmp_path: Path
     await warm.catch_up()
     await allocator.drain()
     assert await problems(cluster) == []
+
+
+async def test_what_landed_unheard_is_found_though_its_block_is_not_known(cluster: IPAMCluster) -> None:
+    """Else a pod would be told that it has lost that address, to itself, and its DEL would leave it."""
+    killed, allocator = cluster.node("node1"), cluster.node("node1")
+    (four,) = await killed.reserve(WARM, 4, lambda _own: 1)
+    (six,) = await killed.reserve(WARM, 6, lambda _own: 1)
+    await allocator.lookup(WARM)
+    await allocator.hand_over(four, "k8s-pod-network.c1", POD)
+    await killed.hand_over(six, "k8s-pod-network.c1", POD)
+    await allocator.writer.refresh(six.block)
+    with pytest.raises(AddressTakenError):
+        await allocator.hand_over(six, "k8s-pod-network.c1", POD)
+    allocator.writer.known.pop(six.block)  # as in the time from a write that fails until the block is read again
+    assert [a.address for a in await allocator.lookup("k8s-pod-network.c1")] == [four.address, six.address]
 
 
 async def test_a_pod_that_goes_before_the_api_heard_of_it_gives_its_address_back(
