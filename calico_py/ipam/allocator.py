@@ -219,6 +219,11 @@ class Allocator:
         """This node's blocks as they were last seen; those that are being read again are left out."""
         return [block for cidr in self._blocks.own if (block := self.writer.known.get(cidr)) is not None]
 
+    async def read_own_blocks(self) -> list[IPAMBlock]:
+        """All of this node's blocks, those that were being read again too; StoreError where the API failed."""
+        await self._blocks.load()
+        return await self._holdings.read_own()
+
     def is_reserved(self, address: Address) -> bool:
         """Whether an IPReservation contains it."""
         return any(contains(cidr, address) for cidr in self._facts.reserved())

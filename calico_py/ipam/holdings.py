@@ -111,7 +111,11 @@ class Holdings:
         """The node's own blocks and all that lend addresses, as the API has them now."""
         await self._blocks.load(again=True)
         lending = await self._list_lending()
-        return list({block.cidr: block for block in (*lending, *self._own())}.values())
+        return list({block.cidr: block for block in (*lending, *await self.read_own())}.values())
+
+    async def read_own(self) -> list[IPAMBlock]:
+        """The node's own blocks as far as known; those that are being written, and of which nothing is, are read."""
+        return await self._read(self._blocks.own)
 
     async def block_of(self, address: Address, pools: Sequence[IPPool]) -> Network | None:
         """CIDR of the block in which an address lies; None if neither a pool nor a block contains it."""
@@ -123,9 +127,6 @@ class Holdings:
             return network_at(address, pool.block_size)
         listing = await self._store.list(IPAM_BLOCKS)
         return next((block.cidr for block in listing.items if contains(block.cidr, address)), None)
-
-    def _own(self) -> list[IPAMBlock]:
-        return [block for cidr in self._blocks.own if (block := self._writer.known.get(cidr)) is not None]
 
     def forget_lending(self, found: Iterable[Assigned] = ()) -> None:
         """Keep the blocks in which this node has something, and these: of those that lend there may be thousands."""

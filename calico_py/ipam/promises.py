@@ -17,6 +17,7 @@ from calico_py.ipam.commits import BlockGoneError
 from calico_py.ipam.journal import Journal, Outstanding, Take
 from calico_py.ipam.reconcile import Living
 from calico_py.ipam.requests import AddressTakenError, Assigned, AssignRequest, IPAMError, PoolError
+from calico_py.model.blocks import IPAMBlock
 from calico_py.model.intent import Problem
 from calico_py.model.names import workload_handle
 from calico_py.model.net import Address
@@ -88,8 +89,8 @@ class Promises:
 
     # What is promised
 
-    def load(self, living: Living) -> None:
-        """Take over what an earlier agent left; its blocks must have been read.
+    def load(self, living: Living, own: Iterable[IPAMBlock]) -> None:
+        """Take over what an earlier agent left, by its journal and the node's own blocks.
 
         What was promised to a container without a device is released: its ADD never ended, or its DEL will come.
         """
@@ -99,7 +100,7 @@ class Promises:
             self._distrust(error)
             outstanding = Outstanding()
         handles = {workload_handle(container) for container in living.containers}
-        self.pods, self.leaving = self._find_pods(handles), {}
+        self.pods, self.leaving = _find_pods(own, handles), {}
         for handle_id, take in outstanding.takes.items():
             if handle_id in handles:
                 addresses = renamed(take.addresses, handle_id)
@@ -111,17 +112,6 @@ class Promises:
                 self.leaving[handle_id] = Leaving(handle_id)
             else:
                 log.warning("the journal wants %s released, but its device exists: it stays", handle_id)
-
-    def _find_pods(self, handles: Collection[str]) -> dict[str, Pod]:
-        """The pods that live, as the node's blocks have them."""
-        found: dict[str, Pod] = {}
-        for block in self._allocator.own_blocks():
-            for a in blocks.allocations(block):
-                if a.handle in handles and not a.cooling:
-                    notes = {k: v for k, v in a.attribute.secondary.items() if k not in ("node", "timestamp")}
-                    pod = found.setdefault(a.handle, Pod(a.handle, notes))
-                    pod.addresses += (Assigned(a.address, block.cidr, a.sequence, a.handle),)
-        return found
 
     def promised(self) -> frozenset[Address]:
         """Addresses that pods have, though the API may not know it."""
@@ -290,3 +280,15 @@ class Promises:
 def renamed(warm: Iterable[Assigned], handle_id: str) -> tuple[Assigned, ...]:
     """The same addresses as those of another handle."""
     return tuple(replace(assigned, handle_id=handle_id) for assigned in warm)
+
+
+def _find_pods(own: Iterable[IPAMBlock], handles: Collection[str]) -> dict[str, Pod]:
+    """The pods that live, as the node's blocks have them."""
+    found: dict[str, Pod] = {}
+    for block in own:
+        for a in blocks.allocations(block):
+            if a.handle in handles and not a.cooling:
+                notes = {k: v for k, v in a.attribute.secondary.items() if k not in ("node", "timestamp")}
+                pod = found.setdefault(a.handle, Pod(a.handle, notes))
+                pod.addresses += (Assigned(a.address, block.cidr, a.sequence, a.handle),)
+    return found

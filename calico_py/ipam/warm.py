@@ -203,7 +203,7 @@ class WarmAddresses:
             StoreError, IPAMError: the API failed.
         """
         held = {a.address for a in await self._allocator.lookup(self._stock.handle_id)}
-        self._promises.load(living)
+        self._promises.load(living, await self._allocator.read_own_blocks())
         if used := held & set(living.addresses) - self._promises.promised():
             log.warning("pods use addresses that are warm in the API and not in the journal: %s", used)
         self._stock.hold_back(used)

@@ -217,8 +217,8 @@ async def test_random_kills_with_an_api_that_fails(real_agent: RealAgent) -> Non
             while (checked := await calico_py_ipam(api, "check"))[0]:
                 assert time.monotonic() < deadline, checked[1]
             assert await allocated(api) == expected, "what lives stays"
-            told = [line for line in agent.log.read_text().splitlines() if "somebody else" in line]
-            assert told == [], "nobody else was here"
+            robbed = [line for line in agent.log.read_text().splitlines() if "somebody else" in line]
+            assert robbed == [], "nobody else was here"
             for container in runtimes.living.values():
                 assert pod_addresses(container.netns) == set(container.addresses)
     finally:

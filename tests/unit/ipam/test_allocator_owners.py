@@ -358,6 +358,30 @@ async def test_a_reconciliation_writes_the_handles_that_a_crash_left_out() -> No
     assert found.blocks == {got.block: 1}
 
 
+async def test_a_reconciliation_sees_a_block_that_is_just_being_read_again() -> None:
+    """As after a write that failed, of an ADD meanwhile."""
+    cluster = IPAMCluster([pool("10.0.0.0/26"), pool("fd00::/122")])
+
+    def handles_are_away(_when: str, _verb: str, kind: str, _name: str) -> None:
+        if kind == "IPAMHandle":
+            raise RuntimeError("killed")
+
+    dying = cluster.node("node1", cluster.store.with_fault(handles_are_away))
+    four, six = await dying.assign(workload("lives", 4, 6))
+    await dying.assign(workload("dead", 6))
+    await dying.drain()
+
+    def forget(_when: str, verb: str, kind: str, _name: str) -> None:
+        if (verb, kind) == ("list", "IPAMBlock"):
+            allocator.writer.known.pop(six.block, None)
+
+    allocator = cluster.node("node1", cluster.store.with_fault(forget))
+    report = await allocator.reconcile(Living({"lives"}))
+    await allocator.drain()
+    assert len(report.released.released) == 1
+    assert (await cluster.store.get(IPAM_HANDLES, handle("lives"))).blocks == {four.block: 1, six.block: 1}
+
+
 @pytest.mark.parametrize("operation", ["release_handle", "hand_over"])
 async def test_what_a_cancelled_caller_began_is_done_to_its_end(operation: str) -> None:
     for turns in range(60):
