@@ -29,8 +29,8 @@ _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 # A question and its answer: its number, and the source from which the server heard it.
 _RECORD = struct.Struct("!Q56s")
 
-# linux/tcp.h: offset of tcpi_total_rto in struct tcp_info; since Linux 6.7.
-_TOTAL_RTO = 240
+# linux/tcp.h: offsets of tcpi_total_retrans and tcpi_dsack_dups in struct tcp_info.
+_TOTAL_RETRANS, _DSACK_DUPS = 100, 216
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Echoes:
     Attributes:
         sources: from which the server heard them, in order of their first appearance.
         gap: longest time without an answer, seconds.
-        timeouts: retransmission timeouts of the client's TCP connection; 0 where its kernel does not say.
+        missing: segments of the client that TCP had to send again, as the server had not got them; without those
+            that were only late, as where the whole machine stands still for longer than a retransmission timeout.
         broken: why the TCP connection ended before its time; empty if it did not.
     """
 
@@ -48,7 +49,7 @@ class Echoes:
     answered: int
     sources: tuple[str, ...]
     gap: float
-    timeouts: int = 0
+    missing: int = 0
     broken: str = ""
 
     @property
@@ -58,8 +59,8 @@ class Echoes:
 
     @property
     def whole(self) -> bool:
-        """Nothing was lost, nothing stalled, and the server has noticed nothing."""
-        return not self.lost and not self.timeouts and not self.broken and len(self.sources) == 1
+        """Nothing was lost, not even for a moment, and the server has noticed nothing."""
+        return not self.lost and not self.missing and not self.broken and len(self.sources) == 1
 
 
 class Asking:
@@ -192,7 +193,7 @@ class _Client:
             if sys.stdin in ready:
                 ended, deadline = True, time.monotonic() + _PATIENCE
         return Echoes(
-            self._asked, len(self._answered), tuple(self._sources), round(self._gap, 3), self._timeouts(), self._broken
+            self._asked, len(self._answered), tuple(self._sources), round(self._gap, 3), self._missing(), self._broken
         )
 
     def _ask(self) -> None:
@@ -230,11 +231,13 @@ class _Client:
         else:
             self._unsent = b""
 
-    def _timeouts(self) -> int:
+    def _missing(self) -> int:
+        """A duplicate is acknowledged as such (RFC 2883)."""
         if not self._tcp:
             return 0
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 512)
-        return int.from_bytes(info[_TOTAL_RTO : _TOTAL_RTO + 2], sys.byteorder)
+        again, duplicates = (int.from_bytes(info[at : at + 4], sys.byteorder) for at in (_TOTAL_RETRANS, _DSACK_DUPS))
+        return again - duplicates
 
 
 def main(arguments: list[str]) -> None:
