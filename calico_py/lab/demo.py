@@ -145,18 +145,20 @@ class _Demo:
             self._print(f"  {line}")
 
     def _sessions(self, lab: LiveLab) -> None:
+        """Show those of the first node, once each node has heard of the block of each other."""
         places = lab.topology.nodes
         deadline = time.monotonic() + _MOVED_WITHIN
         while True:
-            states = [peer["state"] for place in places for peer in list_peers(place.netns)]
-            if len(states) >= len(places) * (len(places) - 1) and set(states) == {"Established"}:
+            peers = [list_peers(place.netns) for place in places]
+            up = all(peer["state"] == "Established" for some in peers for peer in some)
+            if up and all(sum(peer["received"] for peer in some) >= len(places) - 1 for some in peers):
                 break
             if time.monotonic() > deadline:
                 causes = "\n".join(observations.explain(lab))
-                raise LabError(f"after {_MOVED_WITHIN:.0f} s not all BGP sessions are up:\n{causes}")
+                raise LabError(f"after {_MOVED_WITHIN:.0f} s not all BGP sessions are up and complete:\n{causes}")
             time.sleep(0.1)
         self._print(f"{places[0].name}$ calico-py bgp")
-        for peer in list_peers(places[0].netns):
+        for peer in peers[0]:
             self._print(f"  {peer['address']:20} {peer['state']}, prefixes received: {peer['received']}")
 
     def _toggle(self, lab: LiveLab, names: list[str], mode: EncapMode) -> None:
