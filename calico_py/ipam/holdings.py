@@ -84,16 +84,15 @@ class Holdings:
         await self._blocks.load()
         note = self._notes.get(handle_id)
         if note is not None:
-            # The node's own as well: there it may have what was written and whose answer did not come.
-            return self._held_in(await self._read({*note.blocks, *self._blocks.own}), handle_id)
+            return await self._held_in(note.blocks, handle_id)
         record = await self._handles.find(handle_id)
-        if not self._held_in((), handle_id):
+        if not _held(self._writer.known.values(), handle_id):
             await self._blocks.load(again=True)
         if record is None:
-            found = self._held_in([*await self._list_lending(), *await self._read(self._blocks.own)], handle_id)
+            found = await self._held_in([block.cidr for block in await self._list_lending()], handle_id)
             self.forget_lending(found)
             return found
-        found = self._held_in(await self._read({*record.blocks, *self._blocks.own}), handle_id)
+        found = await self._held_in(record.blocks, handle_id)
         if record.blocks != Counter(a.block for a in found):
             self._handles.mark(handle_id, record.blocks)
         return found
@@ -102,10 +101,13 @@ class Holdings:
         found = [await self._writer.latest(cidr) for cidr in tuple(cidrs)]
         return [block for block in found if block is not None]
 
-    def _held_in(self, read: Iterable[IPAMBlock], handle_id: str) -> list[Assigned]:
-        """What it holds in blocks that were just read, whether they are still known or not, and in all that are."""
-        blocks_by_cidr = {block.cidr: block for block in read} | self._writer.known
-        return _held(blocks_by_cidr.values(), handle_id)
+    async def _held_in(self, cidrs: Iterable[Network], handle_id: str) -> list[Assigned]:
+        """What it holds in these blocks, in the node's own and in all that are known, by address.
+
+        The node's own are always looked at: there it may have what was written and whose answer did not come.
+        """
+        read = {block.cidr: block for block in await self._read({*cidrs, *self._blocks.own})}
+        return _held((read | self._writer.known).values(), handle_id)
 
     async def list_all(self) -> list[IPAMBlock]:
         """The node's own blocks and all that lend addresses, as the API has them now."""
