@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]  # it measures shares of a processor
 
 HOGS = 4
 BUSY = "while True: pass"
